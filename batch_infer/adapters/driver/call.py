@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 class Call:
     """One `ai_query` in a plan, as the driver sees it. Made by `DriverService.open_call`.
 
+    A fatal report ends the tasks of its own stage, repeated attempts included. A later action over the same plan has
+    another stage, and so starts afresh: whoever has mended the cause (a key, say) need not build the plan anew.
+
     Attributes:
         call_id: What reports name it by.
         is_cancelled: Asked whether a task attempt's stage was cancelled; `True` stops that attempt. Passes over the
@@ -51,7 +54,7 @@ class Call:
         self._lock = threading.Lock()
         self._progress = CallProgress()
         self._stop: str | None = None
-        self._fatal: str | None = None
+        self._fatal: dict[int, str] = {}
         self._fatal_callbacks: list[Callable[[str], None]] = []
         self._cancelled: set[TaskId] = set()
         self._probing = False
@@ -67,13 +70,13 @@ class Call:
     def fatal(self) -> str | None:
         """The first fatal report of any task, or `None`."""
         with self._lock:
-            return self._fatal
+            return next(iter(self._fatal.values()), None)
 
     @property
     def stopped(self) -> str | None:
         """Why every task of this call is told to stop (a fatal report, or else `stop`), or `None`."""
         with self._lock:
-            return self._fatal or self._stop
+            return next(iter(self._fatal.values()), None) or self._stop
 
     def stop(self, reason: str) -> None:
         """Tells every task to stop with its next heartbeat. The first reason stays; a fatal report's goes before it."""
@@ -81,12 +84,10 @@ class Call:
             self._stop = self._stop or fitting(reason) or "stopped"
 
     def clear_stop(self) -> None:
-        """Forgets `stop`, `fatal` and what was cancelled, so that a new action over the same plan starts afresh.
-
-        Without it, an action repeated after the cause is mended (a key replaced, say) still meets the old message.
-        """
+        """Forgets `stop`, `fatal` and what was cancelled."""
         with self._lock:
-            self._stop = self._fatal = None
+            self._stop = None
+            self._fatal.clear()
             self._cancelled.clear()
 
     def on_fatal(self, callback: Callable[[str], None]) -> None:
@@ -96,7 +97,7 @@ class Call:
         """
         with self._lock:
             self._fatal_callbacks.append(callback)
-            fatal = self._fatal
+            fatal = next(iter(self._fatal.values()), None)
         if fatal is not None:
             self._spawn("fatal", lambda: self._call_back([callback], fatal))
 
@@ -114,10 +115,11 @@ class Call:
             self._progress.apply(report.task, report.counters, finished=report.finished)
             callbacks: list[Callable[[str], None]] = []
             fatal = None
-            if report.fatal is not None and self._fatal is None:
-                fatal = self._fatal = fitting(report.fatal) or "a task met a fatal error"
+            if report.fatal is not None and report.task.stage not in self._fatal:
+                fatal = self._fatal[report.task.stage] = fitting(report.fatal) or "a task met a fatal error"
                 callbacks = list(self._fatal_callbacks)
-            stop = self._fatal or self._stop or (CANCELLED if report.task in self._cancelled else None)
+            stop = self._fatal.get(report.task.stage) or self._stop
+            stop = stop or (CANCELLED if report.task in self._cancelled else None)
             if report.finished:
                 self._cancelled.discard(report.task)
             probe = self._claim_probe()

@@ -1,0 +1,76 @@
+"""`ai_query` for any Spark: batch inference against model endpoints, concurrent and rate-limited.
+
+    import batch_infer as bi
+
+    bi.register(spark)                                   # ai_query in SQL
+    df.withColumn("reply", bi.ai_query("local/chat", "prompt"))   # … and as a Column
+    bi.run(df, endpoint="local/chat", prompt="…{body}", output="out")   # … and as a job
+
+Names that speak Spark load on first use, so that importing this package needs no Spark.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from batch_infer.adapters.registry import register_endpoint
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import (
+    Ambiguous,
+    BatchInferError,
+    ConfigError,
+    EndpointError,
+    JobRejected,
+    RowRejected,
+    SinkError,
+    Throttled,
+    Transient,
+)
+
+if TYPE_CHECKING:
+    from batch_infer.spark.column import ai_query
+    from batch_infer.spark.job import RunSummary, run
+    from batch_infer.spark.sql import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ambiguous",
+    "BatchInferError",
+    "ConfigError",
+    "Endpoint",
+    "EndpointError",
+    "JobRejected",
+    "RowRejected",
+    "RunSummary",
+    "SinkError",
+    "Throttled",
+    "Transient",
+    "ai_query",
+    "register",
+    "register_endpoint",
+    "run",
+]
+
+_IN_SPARK = {
+    "ai_query": "batch_infer.spark.column",
+    "register": "batch_infer.spark.sql",
+    "run": "batch_infer.spark.job",
+    "RunSummary": "batch_infer.spark.job",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _IN_SPARK.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != "pyspark":
+            raise
+        raise ConfigError(
+            f"batch_infer.{name} needs Spark, which is not installed here. Install pip install 'batch-infer[spark]', or "
+            "run on a cluster that brings its own."
+        ) from None

@@ -1,0 +1,180 @@
+"""Owns the classification of HTTP responses that are not replies: status, headers and error body → one error class.
+
+Source: the providers' documented error codes (OpenAI, Anthropic, Azure, Databricks, Gemini), as tabled below.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from batch_infer.contract.errors import (
+    PROMPT_EXCERPT_CHARS,
+    Ambiguous,
+    EndpointError,
+    JobRejected,
+    RowRejected,
+    Throttled,
+    Transient,
+)
+
+BILLING_CODES = re.compile(
+    r"insufficient_quota|credit_balance|spend_limit|usage_limit_exceeded|billing|enforced_spend_limit|quota_per_day"
+    r"|PerDay",
+    re.IGNORECASE,
+)
+CONTEXT_CODES = re.compile(
+    r"context_length|context length|exceed_context_size|maximum context|prompt is too long|too many tokens",
+    re.IGNORECASE,
+)
+FILTER_CODES = re.compile(r"content_filter|content_policy|ResponsibleAI|content management policy", re.IGNORECASE)
+TRANSIENT = frozenset({408, 409, 425, 500, 502, 504})
+THROTTLE = frozenset({429, 503, 529})
+MAX_RETRY_AFTER_S = 3600.0
+"""An endpoint that asks for a longer wait is out of quota: the job stops instead."""
+
+_KEYLIKE = re.compile(r"\b(?:sk|dapi|AIza|key|Bearer)[-_ ]?[A-Za-z0-9_\-*.]{8,}")
+
+NEXT_STEP = {
+    401: "Check the key that the endpoint's api_key refers to.",
+    402: "Check the account's billing.",
+    403: "The key is known but not allowed to use this endpoint or model; check its permissions.",
+    404: "Check the endpoint's base_url and model.",
+    405: "Check the endpoint's base_url.",
+}
+
+
+def error_of(
+    where: str, status: int, headers: Mapping[str, str], body: bytes, now: datetime | None = None
+) -> EndpointError:
+    """The error that a response other than 2xx stands for.
+
+    Args:
+        where: The endpoint's name, for the message.
+        status: HTTP status.
+        headers: Lower-case names.
+        body: The response's body; only its error message, shortened, reaches the user.
+        now: The time against which a `Retry-After` date is read.
+    """
+    code, text = _error_text(body)
+    said = f": {text}" if text else ""
+    request_id = headers.get("x-request-id") or headers.get("request-id")
+    details: dict[str, Any] = {"status": status, "request_id": request_id}
+    searched = f"{code} {text}"
+    should_retry = headers.get("x-should-retry")
+
+    if status in THROTTLE:
+        wait = retry_after_s(headers, now)
+        if status == 429 and BILLING_CODES.search(searched):
+            return JobRejected(
+                f"endpoint {where}: the account's quota or credit is used up (HTTP 429){said}. Check its billing.",
+                kind="billing",
+                **details,
+            )
+        if wait is not None and wait > MAX_RETRY_AFTER_S:
+            return JobRejected(
+                f"endpoint {where}: it asks to wait {wait:.0f} s (HTTP {status}), longer than a job should{said}. "
+                "Run it again after that.",
+                kind="quota",
+                **details,
+            )
+        kind = "rate_limited" if status == 429 else "overloaded"
+        return Throttled(f"endpoint {where}: HTTP {status}{said}", kind=kind, retry_after_s=wait, **details)
+    if 300 <= status < 400:
+        return JobRejected(
+            f"endpoint {where}: it redirects (HTTP {status}), and redirects are not followed, because they would carry "
+            "the key elsewhere. Set base_url to the final address.",
+            kind="redirect",
+            **details,
+        )
+    if status in TRANSIENT or (status >= 500 and should_retry != "false"):
+        if should_retry == "false":
+            return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind="server_error", **details)
+        return Transient(
+            f"endpoint {where}: HTTP {status}{said}",
+            kind="server_error",
+            retry_after_s=retry_after_s(headers, now),
+            **details,
+        )
+    if status in (401, 402, 403, 405) or (status == 404):
+        kind = {401: "authentication", 402: "billing", 403: "permission", 404: "not_found", 405: "not_found"}[status]
+        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {NEXT_STEP[status]}", kind=kind, **details)
+    if should_retry == "true":
+        return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", **details)
+    kind = "bad_request"
+    if CONTEXT_CODES.search(searched):
+        kind = "context_length"
+    elif FILTER_CODES.search(searched):
+        kind = "content_filter"
+    elif status == 413:
+        kind = "too_large"
+    return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind=kind, **details)
+
+
+def error_in_reply(where: str, error: Any) -> EndpointError:
+    """An error object inside a 200: its own code decides, as a status would."""
+    body = msgspec.json.encode({"error": error})
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) and 400 <= code < 600:
+        return error_of(where, code, {}, body)
+    _, text = _error_text(body)
+    return Ambiguous(f"endpoint {where}: HTTP 200 with an error inside: {text}", kind="error_in_reply", status=200)
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds to wait from `retry-after-ms` or `retry-after` (seconds or an HTTP date); `None` where absent or garbage.
+
+    A negative wait, or a date in the past, is 0.
+    """
+    milliseconds = _finite(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    seconds = _finite(value)
+    if seconds is not None:
+        return max(0.0, seconds)
+    try:
+        date = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
+    return max(0.0, (date - (now or datetime.now(timezone.utc))).total_seconds())
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        number = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _error_text(body: bytes) -> tuple[str, str]:
+    """The error's code or type, and its message, from the forms that servers use; shortened and without keys."""
+    try:
+        value = msgspec.json.decode(body[:65536])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = body[:1000].decode("utf-8", "replace").strip()
+        return "", "" if text.startswith("<") else _shorten(text)
+    error = value.get("error", value) if isinstance(value, dict) else value
+    if not isinstance(error, dict):
+        return "", _shorten(str(error))
+    code = " ".join(str(error[name]) for name in ("code", "type", "error_code", "status") if error.get(name))
+    details = error.get("details")
+    if isinstance(details, list):
+        code += " " + msgspec.json.encode(details)[:2000].decode("utf-8", "replace")
+    return code, _shorten(str(error.get("message") or error.get("error") or code))
+
+
+def _shorten(text: str) -> str:
+    text = _KEYLIKE.sub("[redacted]", " ".join(text.split()))
+    return text if len(text) <= PROMPT_EXCERPT_CHARS else text[:PROMPT_EXCERPT_CHARS] + "…"

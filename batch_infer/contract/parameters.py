@@ -1,0 +1,99 @@
+"""Owns the check of `modelParameters` and `responseFormat`. Does not encode them: unknown names pass as they are.
+
+Only what would break the product itself is refused: names that it sets, streaming, and values that are not JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from batch_infer.contract.errors import ConfigError
+
+_OWNED = {
+    "model": "it is the endpoint's: register another endpoint for another model",
+    "messages": "it is made from the request",
+    "prompt": "it is made from the request",
+    "input": "it is made from the request",
+    "response_format": "use the argument responseFormat",
+}
+
+
+def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
+    """Returns `modelParameters` as plain JSON values.
+
+    Raises:
+        ConfigError: not a mapping of names, a name that the product sets itself, streaming, or a value that is not JSON.
+    """
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping) or not all(isinstance(name, str) and name for name in parameters):
+        raise ConfigError(
+            "modelParameters: expected named values, such as named_struct('max_tokens', 256, 'temperature', 0.0); "
+            f"got {type(parameters).__name__}."
+        )
+    for name, value in parameters.items():
+        if name in _OWNED:
+            raise ConfigError(f"modelParameters: {name!r} cannot be set here; {_OWNED[name]}.")
+        if name == "stream" and value is not False:
+            raise ConfigError("modelParameters: a column holds whole replies, so 'stream' can only be false.")
+        _check_json(value, name)
+    for name in ("max_tokens", "max_completion_tokens", "n"):
+        value = parameters.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"modelParameters: {name!r} is a whole number of at least 1; got {value!r}.")
+    if task == "embeddings" and "max_tokens" in parameters:
+        raise ConfigError("modelParameters: an embeddings endpoint has no 'max_tokens'.")
+    return {name: value for name, value in parameters.items() if not (name == "stream" and value is False)}
+
+
+def _check_json(value: Any, path: str) -> None:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"modelParameters: {path!r} has a key that is not text: {name!r}.")
+            _check_json(inner, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _check_json(inner, f"{path}[{i}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(f"modelParameters: {path!r} is {value!r}, which JSON cannot express.")
+    elif value is not None and not isinstance(value, (str, bool, int)):
+        raise ConfigError(f"modelParameters: {path!r} is a {type(value).__name__}, which JSON cannot express.")
+
+
+def parse_response_format(text: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The wire's `response_format` object from JSON text (a DDL is converted by `contract.json_schema`).
+
+    Raises:
+        ConfigError: not JSON, or not one of the three documented forms.
+    """
+    forms = (
+        '{"type":"text"}, {"type":"json_object"}, '
+        '{"type":"json_schema","json_schema":{"name":…,"schema":…,"strict":true}}'
+    )
+    if isinstance(text, str):
+        try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"responseFormat: neither JSON nor a type such as 'STRUCT<…>': {error}.") from None
+    else:
+        value = dict(text)
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind in ("text", "json_object"):
+        return dict(value)
+    if kind == "json_schema":
+        inner = value.get("json_schema")
+        if isinstance(inner, dict) and isinstance(inner.get("name"), str) and isinstance(inner.get("schema"), dict):
+            return dict(value)
+        raise ConfigError(f'responseFormat: "json_schema" must hold a "name" and a "schema". The forms are {forms}.')
+    if isinstance(value, dict) and ("properties" in value or "$schema" in value or kind == "object"):
+        raise ConfigError(
+            "responseFormat: this is a bare JSON Schema. Wrap it: "
+            '{"type":"json_schema","json_schema":{"name":"reply","schema":<yours>,"strict":true}}.'
+        )
+    raise ConfigError(f"responseFormat: unknown form. The forms are {forms}, or a type such as 'STRUCT<…>'.")

@@ -1,0 +1,86 @@
+"""Owns one row's request and its identity, the `request_key`. Does not encode requests for the wire.
+
+The key is the BLAKE2b-128 digest, in hex, of the following, each part preceded by its length in eight bytes, big-endian:
+
+1. the text `batch_infer/1`;
+2. the call as canonical JSON (sorted keys, no spaces): endpoint identity (provider, base URL, model), task, model
+   parameters, response format;
+3. the row's content: `p` + the prompt as UTF-8, or `m` + its messages as canonical JSON;
+4. for each file: `f` + the file's own BLAKE2b-128 digest;
+5. `s` + the sample number in decimal.
+
+Credentials, headers, limits, timeouts and the endpoint's local name are not part of it: they do not decide the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+KEY_BYTES = 16
+"""128 bits: among 100 million rows the chance of one collision is about 1e-23."""
+
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What one row asks. `content` is the prompt, messages as JSON (bytes), or a text's token ids."""
+
+    key: str
+    content: str | bytes | list[int]
+    files: tuple[bytes, ...] = ()
+    prompt_tokens: int = 0
+    """An estimate, made before sending (`engine.tokens`)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory, roughly."""
+        return len(self.content) + sum(map(len, self.files))
+
+
+class CallIdentity:
+    """The part of the key that all rows of one `ai_query` share.
+
+    Args:
+        endpoint: `Endpoint.identity`.
+        task: chat, completions, or embeddings.
+        parameters: `modelParameters` as plain JSON values.
+        response_format: The wire's `response_format` object, or `None`.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: Sequence[str],
+        task: str,
+        parameters: Mapping[str, Any],
+        response_format: Mapping[str, Any] | None,
+    ) -> None:
+        self._shared = blake2b(digest_size=KEY_BYTES)
+        for part in (
+            b"batch_infer/1",
+            _canonical.encode([list(endpoint), task, dict(parameters), response_format]),
+        ):
+            self._shared.update(len(part).to_bytes(8, "big") + part)
+
+    def key(self, content: str | bytes, files: Sequence[bytes] = (), sample: int = 0) -> str:
+        """The row's `request_key`: 32 hexadecimal digits."""
+        digest = self._shared.copy()
+        body = b"p" + content.encode() if isinstance(content, str) else b"m" + content
+        digest.update(len(body).to_bytes(8, "big") + body)
+        for file in files:
+            part = b"f" + blake2b(file, digest_size=KEY_BYTES).digest()
+            digest.update(len(part).to_bytes(8, "big") + part)
+        part = b"s%d" % sample
+        digest.update(len(part).to_bytes(8, "big") + part)
+        return digest.hexdigest()
+
+
+def canonical_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
+    """Messages as canonical JSON: the same messages always give the same bytes, and so the same key."""
+    return _canonical.encode(messages)

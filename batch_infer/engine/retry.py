@@ -1,0 +1,86 @@
+"""Owns the decision what follows a failed attempt. The only owner: no library below retries. Does not wait or send.
+
+Classes of failure (`contract.errors`) and their treatment:
+
+- throttle: waits as long as the endpoint asks, or with exponential backoff; costs no attempt; ends at a deadline;
+- transient: an attempt each, full jitter;
+- ambiguous: may have been billed, so it has a small budget of its own;
+- row-fatal and job-fatal: never sent again.
+
+Source: "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015) for full jitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient
+
+BACKOFF_BASE_S = 0.5
+BACKOFF_CAP_S = 30.0
+THROTTLE_BASE_S = 1.0
+THROTTLE_CAP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Bounds of what one row may cost. All floats are seconds."""
+
+    max_attempts: int = 5
+    max_ambiguous_retries: int = 1
+    throttle_deadline_s: float = 1800.0
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> RetryPolicy:
+        """The endpoint's own bounds."""
+        return cls(endpoint.max_attempts, endpoint.max_ambiguous_retries, endpoint.throttle_deadline_s)
+
+
+@dataclass(slots=True)
+class RetryState:
+    """What one request has been through."""
+
+    started_at: float
+    attempts: int = 0
+    transient: int = 0
+    ambiguous: int = 0
+    throttled: int = 0
+
+
+def wait_before_retry(
+    policy: RetryPolicy, state: RetryState, error: EndpointError, now: float, random: Callable[[], float]
+) -> float | None:
+    """Seconds to wait before sending again, or `None` to give the row up. Updates `state`.
+
+    The k-th transient fault waits `random() * min(30, 0.5 * 2^(k-1))`. The k-th throttle waits what `Retry-After` says
+    plus up to 10% (so that waiting rows do not return as a herd), or `(0.5 + random()/2) * min(60, 2^(k-1))`.
+
+    Args:
+        policy: The bounds.
+        state: This request's history; counted up here.
+        error: The failure of the attempt that just ended.
+        now: The clock's time.
+        random: Uniform in [0, 1).
+    """
+    if isinstance(error, Throttled):
+        state.throttled += 1
+        if error.retry_after_s is not None:
+            wait = error.retry_after_s * (1 + 0.1 * random())
+        else:
+            wait = (0.5 + random() / 2) * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
+        return wait if now + wait - state.started_at <= policy.throttle_deadline_s else None
+    if isinstance(error, Ambiguous):
+        state.ambiguous += 1
+        if state.ambiguous > policy.max_ambiguous_retries:
+            return None
+        return random() * BACKOFF_BASE_S
+    if isinstance(error, Transient):
+        state.transient += 1
+        if state.transient >= policy.max_attempts:
+            return None
+        if error.retry_after_s is not None:
+            return min(error.retry_after_s, BACKOFF_CAP_S)
+        return random() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(state.transient - 1, 16))
+    return None

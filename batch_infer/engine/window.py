@@ -1,0 +1,414 @@
+"""Owns the window: which requests are in flight, and the order in which their batches come back. Does no I/O.
+
+    run(batches, send, permits, store, clock) → outcomes
+
+Rows arrive in batches and leave in the same batches, but what is in flight does not know about batches: a worker takes
+the next waiting row whatever batch it came from, so a slow row holds back its own batch only, not the others' calls.
+What is kept is bounded (`Bounds`): reading stops when too many rows wait, or too many are kept behind a slow one.
+
+    batches ──▶ reader ──▶ waiting ──▶ workers (≤ permits.max_in_flight) ──▶ open batches ──▶ results()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as random_module
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
+from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
+from batch_infer.contract.request import Request
+from batch_infer.engine.clock import Clock
+from batch_infer.engine.permits import Permits
+from batch_infer.engine.retry import RetryPolicy, RetryState, wait_before_retry
+from batch_infer.engine.store import Store
+from batch_infer.engine.tally import Tally
+
+Send = Callable[[Sequence[Request]], Awaitable["Sequence[Reply | EndpointError]"]]
+"""Sends one HTTP request for one or more rows, once; a result per row, or raises `EndpointError` for all of them."""
+
+UNREACHABLE = frozenset({"connect", "connect_timeout", "dns"})
+
+
+class Batch(NamedTuple):
+    """Rows that belong together on the way in and out. `None` is a NULL request: no call, a NULL result."""
+
+    requests: Sequence[Request | None]
+    tag: Any = None
+
+
+class Finished(NamedTuple):
+    """A batch, answered: one outcome per row, in the rows' order; `None` for a NULL request."""
+
+    outcomes: list[Outcome | None]
+    requests: Sequence[Request | None]
+    tag: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one task keeps in memory, and how rows are packed into requests."""
+
+    retained_rows: int = 50_000
+    """Rows read and not yet given back."""
+    retained_bytes: int = 256 * 1024 * 1024
+    """Bytes of their requests and replies."""
+    rows_per_request: int = 1
+    """More than 1 only where the protocol packs rows (embeddings)."""
+    tokens_per_request: int = 100_000
+    """Estimated tokens in one packed request."""
+    completion_tokens: int = 0
+    """Reserved for each row's reply under a token limit: `max_tokens`, or a default."""
+
+
+class _Open:
+    """A batch on its way through."""
+
+    __slots__ = ("batch", "left", "outcomes")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.outcomes: list[Outcome | None] = [None] * len(batch.requests)
+        self.left = len(batch.requests)
+
+
+class _Row:
+    """One row that waits or is in flight."""
+
+    __slots__ = ("attempts", "index", "open", "request", "usage")
+
+    def __init__(self, request: Request, open_batch: _Open, index: int) -> None:
+        self.request = request
+        self.open = open_batch
+        self.index = index
+        self.attempts = 0
+        self.usage: Usage | None = None
+
+
+class Run:
+    """One pass over a stream of batches. Make it on the event loop that runs it; iterate `results()` once.
+
+    Args:
+        batches: The input; read only as far ahead as `bounds` and the window allow.
+        send: One attempt for one packed request.
+        permits: When a request may be sent.
+        store: Where replies are found and recorded.
+        clock: Time.
+        policy: Bounds of retries.
+        bounds: Bounds of memory, and packing.
+        fail_fast: Raise at the first row that fails for good (`failOnError => true`), instead of keeping its failure.
+        ordered: Give batches back in their order; else as they are done.
+        tally: Counted up as things happen, for the progress report.
+        random: Uniform in [0, 1), for jitter.
+    """
+
+    def __init__(
+        self,
+        batches: AsyncIterator[Batch],
+        send: Send,
+        permits: Permits,
+        store: Store,
+        clock: Clock,
+        *,
+        policy: RetryPolicy,
+        bounds: Bounds | None = None,
+        fail_fast: bool = False,
+        ordered: bool = True,
+        tally: Tally | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._batches = batches
+        self._send = send
+        self._permits = permits
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._bounds = bounds or Bounds()
+        self._fail_fast = fail_fast
+        self._ordered = ordered
+        self._tally = tally if tally is not None else Tally()
+        self._random = random
+
+        self._waiting: deque[_Row] = deque()
+        self._open: deque[_Open] = deque()  # in arrival order; used when ordered
+        self._done: deque[_Open] = deque()  # as they finish; used when not
+        self._unreturned = 0
+        self._retained_rows = 0
+        self._retained_bytes = 0
+        self._workers: set[asyncio.Task[None]] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self._exhausted = False
+        self._answered_once = False
+        self._error: BaseException | None = None
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def results(self) -> AsyncIterator[Finished]:
+        """The answered batches.
+
+        Raises:
+            JobRejected: no row can succeed.
+            EndpointError: a row failed for good, with `fail_fast`; the message names its request key.
+        """
+        self._reader = asyncio.ensure_future(self._read())
+        try:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                finished = self._next_finished()
+                if finished is not None:
+                    self._release(finished)
+                    yield Finished(finished.outcomes, finished.batch.requests, finished.batch.tag)
+                elif self._exhausted and not self._unreturned:
+                    return
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+        finally:
+            await self.close()
+
+    def stop(self, error: BaseException) -> None:
+        """Ends the run from outside: `results()` raises `error`, and nothing more is sent. On the run's own loop."""
+        if self._error is None:
+            self._error = error
+        for task in (*self._workers, *([self._reader] if self._reader else [])):
+            task.cancel()
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Cancels whatever is in flight. Idempotent."""
+        tasks = [*self._workers, *([self._reader] if self._reader else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Reading
+
+    async def _read(self) -> None:
+        try:
+            async for batch in self._batches:
+                self._admit(batch)
+                while not self._has_room():
+                    self._room.clear()
+                    await self._room.wait()
+        except Exception as error:  # noqa: BLE001 - whatever the input raises is the run's own outcome
+            self.stop(error)
+        finally:
+            self._exhausted = True
+            self._changed.set()
+
+    def _has_room(self) -> bool:
+        ahead = 2 * self._permits.max_in_flight * self._bounds.rows_per_request
+        return (
+            len(self._waiting) < ahead
+            and self._retained_rows < self._bounds.retained_rows
+            and self._retained_bytes < self._bounds.retained_bytes
+        )
+
+    def _admit(self, batch: Batch) -> None:
+        opened = _Open(batch)
+        self._unreturned += 1
+        if self._ordered:
+            self._open.append(opened)
+        self._retained_rows += len(batch.requests)
+        found = self._store.find([request.key for request in batch.requests if request is not None])
+        for index, request in enumerate(batch.requests):
+            if request is None:
+                self._tally.rows_null += 1
+                self._one_less(opened)
+                continue
+            self._retained_bytes += request.size_bytes
+            known = found.get(request.key)
+            if known is not None:
+                self._tally.rows_from_ledger += 1
+                self._settle(_Row(request, opened, index), known)
+            else:
+                self._waiting.append(_Row(request, opened, index))
+        packs = -(-len(self._waiting) // self._bounds.rows_per_request)
+        for _ in range(min(packs, self._permits.max_in_flight - len(self._workers))):
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    # Sending
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and self._error is None:
+                await self._perform(self._take())
+        except Exception as error:  # noqa: BLE001 - a job's error, or a defect: it ends the run, not one worker
+            self.stop(error)
+
+    def _take(self) -> list[_Row]:
+        rows = [self._waiting.popleft()]
+        tokens = rows[0].request.prompt_tokens
+        while self._waiting and len(rows) < self._bounds.rows_per_request:
+            tokens += self._waiting[0].request.prompt_tokens
+            if tokens > self._bounds.tokens_per_request:
+                break
+            rows.append(self._waiting.popleft())
+        if not self._room.is_set() and self._has_room():
+            self._room.set()
+        return rows
+
+    async def _perform(self, rows: list[_Row]) -> None:
+        """Sends rows as one request until each has its outcome."""
+        tally = self._tally
+        requests = [row.request for row in rows]
+        state = RetryState(self._clock.now())
+        reserve = sum(request.prompt_tokens for request in requests) + self._bounds.completion_tokens * len(rows)
+        while True:
+            try:
+                tally.waiting_s += await self._permits.acquire(reserve)
+            except RowRejected as error:
+                await self._give_up(rows, state, error, None)
+                return
+            self._store.intend(requests)
+            state.attempts += 1
+            tally.requests += 1
+            tally.attempts_repeated += state.attempts > 1
+            tally.in_flight += 1
+            sent_at = self._clock.now()
+            try:
+                results = await self._send(requests)
+            except EndpointError as error:
+                failed = error
+            except BaseException:
+                self._permits.settle(reserve, None)
+                raise
+            else:
+                self._answered_once = True
+                latency_ms = round((self._clock.now() - sent_at) * 1000)
+                self._permits.settle(reserve, _billed(results))
+                for row, result in zip(rows, results, strict=True):
+                    row.attempts += state.attempts
+                    self._finish(row, result, latency_ms)
+                return
+            finally:
+                tally.in_flight -= 1
+            self._permits.settle(reserve, None if isinstance(failed, Ambiguous) else 0)
+            wait_s = self._after_failure(rows, state, failed)
+            if wait_s is None:
+                await self._give_up(rows, state, failed, round((self._clock.now() - sent_at) * 1000))
+                return
+            await self._clock.sleep(wait_s)
+            tally.waiting_s += wait_s
+
+    def _after_failure(self, rows: list[_Row], state: RetryState, error: EndpointError) -> float | None:
+        """Counts a failed attempt; the seconds to wait before the next one, or `None` for no further one."""
+        self._tally.throttled += isinstance(error, Throttled)
+        self._tally.ambiguous += isinstance(error, Ambiguous)
+        if isinstance(error, JobRejected):
+            error.attempts = state.attempts
+            raise error
+        if error.usage is not None and len(rows) == 1:
+            rows[0].usage = error.usage if rows[0].usage is None else rows[0].usage.plus(error.usage)
+        wait_s = wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
+        if isinstance(error, Throttled) and error.retry_after_s is not None and wait_s is not None:
+            self._permits.throttled(error.retry_after_s)
+        return wait_s
+
+    async def _give_up(self, rows: list[_Row], state: RetryState, error: EndpointError, latency_ms: int | None) -> None:
+        if isinstance(error, RowRejected) and len(rows) > 1:
+            # One bad text refuses the whole pack: halve it until that text stands alone.
+            for row in rows:
+                row.attempts += state.attempts
+            middle = len(rows) // 2
+            await self._perform(rows[:middle])
+            await self._perform(rows[middle:])
+            return
+        if error.kind in UNREACHABLE and not self._answered_once:
+            raise JobRejected(
+                f"{error.message} Tried {state.attempts} times, and nothing was ever answered, so the job stops.",
+                kind="unreachable",
+                attempts=state.attempts,
+            )
+        for row in rows:
+            row.attempts += state.attempts
+            self._finish(row, error, latency_ms)
+
+    # Finishing
+
+    def _finish(self, row: _Row, result: Reply | EndpointError, latency_ms: int | None) -> None:
+        """A row that was sent has its final result."""
+        if isinstance(result, Reply):
+            usage = result.usage if row.usage is None else row.usage.plus(result.usage)
+            outcome = Outcome(reply=result, usage=usage, attempts=row.attempts, latency_ms=latency_ms)
+        else:
+            failure = Failure(result.kind, result.message, result.status, result.retryable)
+            usage = row.usage or Usage()
+            if isinstance(result, RowRejected) and result.usage is not None:
+                usage = result.usage if row.usage is None else row.usage.plus(result.usage)
+            outcome = Outcome(failure=failure, usage=usage, attempts=row.attempts, latency_ms=latency_ms)
+        self._tally.bill(usage)
+        self._store.record(row.request, outcome)
+        if self._fail_fast and isinstance(result, EndpointError):
+            result.attempts = row.attempts
+            result.message = f"request {row.request.key}: {result.message}"
+            result.args = (result.message,)
+            raise result
+        self._settle(row, outcome)
+
+    def _settle(self, row: _Row, outcome: Outcome) -> None:
+        opened = row.open
+        opened.outcomes[row.index] = outcome
+        self._retained_bytes += _reply_bytes(outcome)
+        if outcome.failure is None:
+            self._tally.rows_done += 1
+        else:
+            self._tally.rows_failed += 1
+        self._one_less(opened)
+
+    def _one_less(self, opened: _Open) -> None:
+        opened.left -= 1
+        if opened.left:
+            return
+        if not self._ordered:
+            self._done.append(opened)
+        elif opened is not self._open[0]:
+            return  # an earlier batch is still on its way
+        self._changed.set()
+
+    def _next_finished(self) -> _Open | None:
+        if self._done:
+            return self._done.popleft()
+        if self._open and self._open[0].left == 0:
+            return self._open.popleft()
+        return None
+
+    def _release(self, opened: _Open) -> None:
+        self._unreturned -= 1
+        self._retained_rows -= len(opened.outcomes)
+        for request, outcome in zip(opened.batch.requests, opened.outcomes, strict=True):
+            if request is not None and outcome is not None:
+                self._retained_bytes -= request.size_bytes + _reply_bytes(outcome)
+        if self._has_room():
+            self._room.set()
+
+
+def _billed(results: Sequence[Reply | EndpointError]) -> int | None:
+    """Tokens billed for one request, or `None` when the endpoint did not say for every row."""
+    total = 0
+    for result in results:
+        usage = result.usage
+        if usage is None or usage.total_tokens is None:
+            return None
+        total += usage.total_tokens
+    return total
+
+
+def _reply_bytes(outcome: Outcome) -> int:
+    reply = outcome.reply
+    if reply is None:
+        return 200
+    return 200 + len(reply.text or "") + len(reply.message or "") + 8 * len(reply.embedding or ())
+
+
+def run(
+    batches: AsyncIterator[Batch], send: Send, permits: Permits, store: Store, clock: Clock, **options: Any
+) -> AsyncIterator[Finished]:
+    """The seam, in one call: `Run(...).results()`."""
+    return Run(batches, send, permits, store, clock, **options).results()

@@ -1,0 +1,178 @@
+"""Owns the border between Arrow and the engine's records: batches to requests, outcomes to columns. Pure; no Spark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.reply import Outcome, Reply
+from batch_infer.contract.request import CallIdentity, Request, canonical_messages
+from batch_infer.contract.rows import USAGE_FIELDS, Shape
+from batch_infer.contract.typed import TypeJson, read_reply
+from batch_infer.engine.tokens import estimate_prompt_tokens
+
+_SCALARS = {
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+    "byte": pa.int8(),
+    "short": pa.int16(),
+    "integer": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+}
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+
+ERROR = pa.struct([("kind", pa.string()), ("status", pa.int32()), ("message", pa.string()), ("retryable", pa.bool_())])
+USAGE = pa.struct([(name, pa.int64()) for name in USAGE_FIELDS])
+TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
+
+
+def arrow_type(kind: TypeJson) -> pa.DataType:
+    """The Arrow type of a result type in Spark's JSON form."""
+    if isinstance(kind, str):
+        decimal = _DECIMAL.fullmatch(kind)
+        return pa.decimal128(*map(int, decimal.groups())) if decimal else _SCALARS[kind]
+    if kind["type"] == "array":
+        return pa.list_(arrow_type(kind["elementType"]))
+    if kind["type"] == "map":
+        return pa.map_(pa.string(), arrow_type(kind["valueType"]))
+    return pa.struct([(field["name"], arrow_type(field["type"])) for field in kind["fields"]])
+
+
+def requests_of(
+    request: pa.Array, files: pa.Array | None, sample: pa.Array | None, identity: CallIdentity
+) -> list[Request | None]:
+    """A request per row; `None` where the request column is NULL.
+
+    Args:
+        request: STRING prompts, or ARRAY<STRUCT<role, content>> messages.
+        files: BINARY or ARRAY<BINARY>, or `None`.
+        sample: BIGINT, or `None`; NULL counts as 0.
+        identity: What all keys share.
+    """
+    contents = request.to_pylist()
+    if not _is_text(request.type):
+        contents = [None if rows is None else canonical_messages(rows) for rows in contents]
+    attached = [_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
+    samples = [value or 0 for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
+    requests: list[Request | None] = []
+    for content, images, number in zip(contents, attached, samples, strict=True):
+        if content is None:
+            requests.append(None)
+            continue
+        requests.append(
+            Request(
+                key=identity.key(content, images, number),
+                content=content,
+                files=images,
+                prompt_tokens=estimate_prompt_tokens(content, len(images)),
+            )
+        )
+    return requests
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
+def _files(value: Any) -> tuple[bytes, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, bytes) else tuple(file for file in value if file is not None)
+
+
+def column_of(
+    outcomes: Sequence[Outcome | None],
+    requests: Sequence[Request | None],
+    shape: Shape,
+    result_type: TypeJson,
+    endpoint: Endpoint,
+) -> pa.Array:
+    """The column of one batch, in the shape asked for. A NULL request gives a NULL row, also where rows are structs."""
+    kind = arrow_type(result_type)
+    results = pa.array([_result(outcome, result_type) for outcome in outcomes], kind)
+    if shape is Shape.RESULT:
+        return results
+    null_rows = pa.array([outcome is None for outcome in outcomes])
+    if shape is Shape.RESULT_AND_ERROR:
+        messages = pa.array(
+            [outcome.failure.message if outcome and outcome.failure else None for outcome in outcomes], pa.string()
+        )
+        return pa.StructArray.from_arrays([results, messages], ["result", "errorMessage"], mask=null_rows)
+    columns = {"result": results, **_details(outcomes, requests, result_type, endpoint)}
+    return pa.StructArray.from_arrays(list(columns.values()), list(columns), mask=null_rows)
+
+
+def _result(outcome: Outcome | None, result_type: TypeJson) -> Any:
+    reply = outcome.reply if outcome is not None else None
+    if reply is None:
+        return None
+    if reply.embedding is not None:
+        return reply.embedding
+    if result_type == "string":
+        return reply.text
+    return read_reply(reply.text, result_type) if reply.text else None
+
+
+def _choices(reply: Reply | None, result_type: TypeJson) -> list[Any] | None:
+    if reply is None or not reply.choices:
+        return None
+    return [read_reply(text, result_type) for text in reply.choices]
+
+
+def _details(
+    outcomes: Sequence[Outcome | None],
+    requests: Sequence[Request | None],
+    result_type: TypeJson,
+    endpoint: Endpoint,
+) -> dict[str, pa.Array]:
+    nothing = Outcome()
+    rows = [outcome if outcome is not None else nothing for outcome in outcomes]
+    replies = [row.reply for row in rows]
+    failures = [row.failure for row in rows]
+    usages = [row.usage for row in rows]
+
+    def of_reply(name: str) -> list[Any]:
+        return [getattr(reply, name) if reply is not None else None for reply in replies]
+
+    error = pa.StructArray.from_arrays(
+        [
+            pa.array(
+                [getattr(failure, field.name) if failure is not None else None for failure in failures], field.type
+            )
+            for field in ERROR
+        ],
+        fields=list(ERROR),
+        mask=pa.array([failure is None for failure in failures]),
+    )
+    usage = pa.StructArray.from_arrays(
+        [pa.array([getattr(usage, name) for usage in usages], pa.int64()) for name in USAGE_FIELDS],
+        fields=list(USAGE),
+    )
+    calls = [
+        [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls]
+        if reply is not None and reply.tool_calls
+        else None
+        for reply in replies
+    ]
+    costs = [endpoint.cost_usd(u.prompt_tokens, u.completion_tokens, u.cached_tokens) for u in usages]
+    return {
+        "error": error,
+        "usage": usage,
+        "cost_usd": pa.array(costs, pa.float64()),
+        "finish_reason": pa.array(of_reply("finish_reason"), pa.string()),
+        "reasoning": pa.array(of_reply("reasoning"), pa.string()),
+        "tool_calls": pa.array(calls, TOOL_CALLS),
+        "choices": pa.array([_choices(reply, result_type) for reply in replies], pa.list_(arrow_type(result_type))),
+        "message": pa.array(of_reply("message"), pa.string()),
+        "model": pa.array(of_reply("model"), pa.string()),
+        "attempts": pa.array([row.attempts for row in rows], pa.int32()),
+        "latency_ms": pa.array([row.latency_ms for row in rows], pa.int64()),
+        "request_key": pa.array([request.key if request else None for request in requests], pa.string()),
+        "from_ledger": pa.array([row.from_ledger for row in rows], pa.bool_()),
+    }

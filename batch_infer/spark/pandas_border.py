@@ -1,0 +1,58 @@
+"""Owns the way through pandas, for Spark before 4.1, whose iterator UDFs take and give pandas objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Tuple  # noqa: UP035 - Spark reads these annotations and knows this form in every version
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+
+def over_pandas(plan: Any, evaluate: Callable[[Any, Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]]) -> Any:
+    """Wraps `evaluate` for `pandas_udf`; the annotations tell Spark which kind of UDF it is."""
+    is_struct = plan.ddl.startswith("STRUCT")
+
+    def one(columns: Iterator[Any]) -> Iterator[Any]:
+        for column in evaluate(plan, ((_to_arrow(item),) for item in columns)):
+            yield _to_pandas(column, is_struct)
+
+    def many(columns: Iterator[Any]) -> Iterator[Any]:
+        for column in evaluate(plan, (tuple(map(_to_arrow, items)) for items in columns)):
+            yield _to_pandas(column, is_struct)
+
+    output = pd.DataFrame if is_struct else pd.Series
+    several = plan.has_files or plan.has_sample
+    function = many if several else one
+    function.__name__ = "ai_query"
+    function.__annotations__ = {
+        "columns": Iterator[Tuple[pd.Series, ...]] if several else Iterator[pd.Series],  # noqa: UP006
+        "return": Iterator[output],  # type: ignore[valid-type]
+    }
+    return function
+
+
+def _to_arrow(series: Any) -> pa.Array:
+    return pa.array([_plain(value) for value in series.tolist()])
+
+
+def _plain(value: Any) -> Any:
+    """Spark gives arrays as ndarray and structs as Row or dict."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if hasattr(value, "asDict"):
+        return value.asDict(recursive=True)
+    return value
+
+
+def _to_pandas(column: pa.Array, is_struct: bool) -> Any:
+    if not is_struct:
+        return pd.Series(column.to_pylist(), dtype=object)
+    rows = column.to_pylist()
+    names = [column.type.field(i).name for i in range(column.type.num_fields)]
+    return pd.DataFrame(
+        {name: pd.Series([None if row is None else row[name] for row in rows], dtype=object) for name in names}
+    )

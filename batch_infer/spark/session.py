@@ -1,0 +1,123 @@
+"""Owns what belongs to a Spark session on the driver: settings, task slots, and the driver's service and its calls.
+
+One service serves all sessions of the driver process; it starts with the first call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import uuid
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from batch_infer.adapters.driver.protocol import ServiceAddress
+from batch_infer.adapters.driver.service import DriverService
+from batch_infer.adapters.local.server import LocalServers
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.progress import TaskId
+from batch_infer.contract.secret import SecretReference
+
+logger = logging.getLogger("batch_infer")
+
+_lock = threading.Lock()
+_service: DriverService | None = None
+_local_servers = LocalServers()
+
+
+def active_session() -> SparkSession:
+    """The session of the query that is being built.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    spark = SparkSession.getActiveSession()
+    if spark is None:
+        raise ConfigError("there is no active Spark session. Create one with SparkSession.builder.getOrCreate().")
+    return spark
+
+
+def settings_of(spark: SparkSession) -> dict[str, str]:
+    """The session's own settings named `spark.batch_infer.…`, over those of the application."""
+    settings = {
+        key: value for key, value in spark.sparkContext.getConf().getAll() if key.startswith("spark.batch_infer.")
+    }
+    own = spark._jsparkSession.sessionState().conf().getAllConfs()  # noqa: SLF001 - no public way lists them
+    iterator = own.iterator()
+    while iterator.hasNext():
+        pair = iterator.next()
+        if pair._1().startswith("spark.batch_infer."):
+            settings[pair._1()] = pair._2()
+    return settings
+
+
+def task_slots(spark: SparkSession) -> int:
+    """Tasks that the cluster can run at the same time now; by this, limits are divided."""
+    context = spark.sparkContext
+    master = context.master
+    if master.startswith("local"):
+        return int(context.defaultParallelism)
+    scala = context._jsc.sc()  # noqa: SLF001
+    profile = scala.resourceProfileManager().defaultResourceProfile()
+    return max(1, int(scala.maxNumConcurrentTasks(profile)))
+
+
+def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddress]:
+    """Announces a call to the driver's service, which starts with the first one. Returns its id and the address."""
+    call_id = uuid.uuid4().hex
+    service = _running_service(spark)
+    secrets = [SecretReference.parse(endpoint.api_key)] if endpoint.api_key else []
+    call = service.open_call(call_id, secrets=secrets, local_address=_local_servers.url)
+    watch = StageWatch(spark)
+    call.is_cancelled = watch.is_over
+    call.on_fatal(lambda message: watch.cancel_stages(call.progress().latest(), message))
+    return call_id, service.address
+
+
+def _running_service(spark: SparkSession) -> DriverService:
+    global _service  # noqa: PLW0603 - one service a driver process
+    with _lock:
+        if _service is None:
+            conf = spark.sparkContext.getConf()
+            is_local = spark.sparkContext.master.startswith("local")
+            host = "127.0.0.1" if is_local else str(conf.get("spark.driver.host"))
+            bind = "127.0.0.1" if is_local else str(conf.get("spark.driver.bindAddress", host))
+            _service = DriverService(bind, advertise_host=host)
+            atexit.register(_service.close)
+        return _service
+
+
+class StageWatch:
+    """Knows whether the stage of a task is over, and ends stages whose call cannot succeed."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._scala_context = spark.sparkContext._jsc.sc()  # noqa: SLF001 - stages are not in the public API
+        self._suspected: set[TaskId] = set()
+
+    def is_over(self, task: TaskId) -> bool:
+        """True when the task's stage has ended while the task still runs: it was cancelled, or its work is not needed.
+
+        Asked again and again; says so only the second time it sees it, because Spark's status arrives late.
+        """
+        try:
+            status = self._scala_context.statusStore().lastStageAttempt(task.stage).status().toString()
+        except Exception:  # noqa: BLE001 - a stage unknown so far, or a context that is stopping
+            return False
+        if status not in ("FAILED", "COMPLETE"):
+            self._suspected.discard(task)
+            return False
+        if task in self._suspected:
+            return True
+        self._suspected.add(task)
+        return False
+
+    def cancel_stages(self, tasks: Any, message: str) -> None:
+        """Ends the stages of these tasks at once, so that Spark does not run them again to fail again."""
+        for stage in {task.stage for task in tasks}:
+            try:
+                self._scala_context.cancelStage(stage, message)
+            except Exception:  # noqa: BLE001 - the stage may have ended meanwhile
+                logger.debug("stage %d could not be cancelled", stage)

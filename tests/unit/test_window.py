@@ -1,0 +1,354 @@
+"""The window: what is in flight, in which order batches come back, and what a failure does to its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from virtual_clock import VirtualClock, run_virtually
+
+from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient
+from batch_infer.contract.reply import Outcome, Reply, Usage
+from batch_infer.contract.request import Request
+from batch_infer.engine.permits import LocalShare
+from batch_infer.engine.retry import RetryPolicy
+from batch_infer.engine.store import NoStore
+from batch_infer.engine.tally import Tally
+from batch_infer.engine.window import Batch, Bounds, Run
+
+
+def endpoint(**fields):
+    return build_endpoint("e", {"base_url": "http://localhost/v1", "model": "m", **fields})
+
+
+def request(text, tokens=1):
+    return Request(key=f"key-{text}", content=str(text), prompt_tokens=tokens)
+
+
+class Server:
+    """An endpoint in virtual time: `behave(prompt, nth call of this prompt)` gives a latency, or raises."""
+
+    def __init__(self, behave=lambda prompt, nth: 0.01):
+        self.behave = behave
+        self.calls = []
+        self.in_flight = self.peak = 0
+        self.by_prompt = {}
+
+    async def __call__(self, requests):
+        now = asyncio.get_running_loop().time()
+        prompts = [r.content for r in requests]
+        self.calls.append((now, prompts))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            latency = 0
+            for prompt in prompts:
+                nth = self.by_prompt[prompt] = self.by_prompt.get(prompt, 0) + 1
+                latency = max(latency, self.behave(prompt, nth))
+            await asyncio.sleep(latency)
+        finally:
+            self.in_flight -= 1
+        return [Reply(text=f"re {p}", usage=Usage(1, 1, 2)) for p in prompts]
+
+
+async def batches_of(rows, size):
+    for start in range(0, len(rows), size):
+        yield Batch([None if row is None else request(row) for row in rows[start : start + size]], start)
+
+
+def answer(rows, server, *, size=4, fields=None, slots=1, policy=None, source=None, **options):
+    async def main():
+        clock = VirtualClock()
+        permits = LocalShare(endpoint(**(fields or {"max_concurrency": 8})), slots, clock, lambda: 0.5)
+        run = Run(
+            source if source is not None else batches_of(rows, size),
+            server, permits, NoStore(), clock,
+            policy=policy or RetryPolicy(), random=lambda: 0.5, **options,
+        )  # fmt: skip
+        return [finished async for finished in run.results()], clock.now()
+
+    return run_virtually(main())
+
+
+def flat(finished):
+    return [outcome for batch in finished for outcome in batch.outcomes]
+
+
+def test_every_row_comes_back_in_its_place_and_null_rows_cost_nothing():
+    rows = [None if i % 7 == 3 else str(i) for i in range(50)]
+    server = Server(lambda prompt, nth: (int(prompt) * 37 % 11) / 10)
+    finished, _ = answer(rows, server)
+    assert [o and o.reply.text for o in flat(finished)] == [r and f"re {r}" for r in rows]
+    assert [batch.tag for batch in finished] == list(range(0, 50, 4))
+    assert len(server.calls) == sum(r is not None for r in rows)
+
+
+def test_a_slow_row_does_not_stall_the_rows_of_later_batches():
+    server = Server(lambda prompt, nth: 20 if prompt == "5" else 0.01)
+    _, took = answer([str(i) for i in range(1000)], server, fields={"max_concurrency": 64}, size=256)
+    assert took == pytest.approx(20, rel=0.01)
+    assert server.peak == 64
+
+
+def test_reading_stops_when_too_many_rows_are_kept_behind_a_slow_one():
+    server = Server(lambda prompt, nth: 20 if prompt == "0" else 0.01)
+    read = []
+
+    async def source():
+        async for batch in batches_of([str(i) for i in range(2000)], 10):
+            read.append(asyncio.get_running_loop().time())
+            yield batch
+
+    answer([], server, source=source(), bounds=Bounds(retained_rows=100))
+    assert sum(at < 19 for at in read) <= 11
+
+
+def test_reading_stops_when_too_many_bytes_are_kept():
+    server = Server(lambda prompt, nth: 20 if prompt.startswith("0") else 0.01)
+    read = []
+
+    async def source():
+        async for batch in batches_of([f"{i}-" + "x" * 1000 for i in range(500)], 1):
+            read.append(asyncio.get_running_loop().time())
+            yield batch
+
+    answer([], server, source=source(), bounds=Bounds(retained_bytes=50_000))
+    assert 10 < sum(at < 19 for at in read) <= 60
+
+
+def test_unordered_batches_come_back_as_they_are_done():
+    server = Server(lambda prompt, nth: 20 if prompt == "0" else 0.01)
+    finished, _ = answer([str(i) for i in range(12)], server, ordered=False)
+    assert [batch.tag for batch in finished] == [4, 8, 0]
+
+
+def test_transient_faults_are_tried_again_and_counted():
+    def behave(prompt, nth):
+        if nth <= 2:
+            raise Transient("boom", kind="server_error", status=500)
+        return 0.01
+
+    tally = Tally()
+    finished, _ = answer(["a"], Server(behave), tally=tally)
+    (outcome,) = flat(finished)
+    assert (outcome.reply.text, outcome.attempts) == ("re a", 3)
+    assert (tally.requests, tally.attempts_repeated, tally.rows_done) == (3, 2, 1)
+
+
+def test_a_row_that_keeps_failing_ends_with_its_error_and_its_neighbours_live():
+    def behave(prompt, nth):
+        if prompt == "bad":
+            raise Transient("boom", kind="server_error", status=500)
+        return 0.01
+
+    finished, _ = answer(["a", "bad", "b"], Server(behave), policy=RetryPolicy(max_attempts=3))
+    good, bad, also_good = flat(finished)
+    assert (bad.failure.kind, bad.failure.status, bad.failure.retryable, bad.attempts) == ("server_error", 500, True, 3)
+    assert good.reply and also_good.reply
+
+
+def test_a_refused_row_is_not_sent_again():
+    def behave(prompt, nth):
+        raise RowRejected("no", kind="bad_request", status=400)
+
+    server = Server(behave)
+    finished, _ = answer(["a"], server)
+    assert len(server.calls) == 1
+    assert flat(finished)[0].failure.retryable is False
+
+
+def test_a_possibly_billed_request_is_repeated_only_within_its_own_budget():
+    def behave(prompt, nth):
+        raise Ambiguous("timeout", kind="timeout")
+
+    server = Server(behave)
+    tally = Tally()
+    answer(["a"], server, tally=tally, policy=RetryPolicy(max_ambiguous_retries=2))
+    assert (len(server.calls), tally.ambiguous) == (3, 3)
+
+
+def test_throttling_costs_time_but_no_attempts_until_the_deadline():
+    def behave(prompt, nth):
+        if nth <= 40:
+            raise Throttled("slow down", kind="rate_limited", status=429, retry_after_s=2.0)
+        return 0.01
+
+    finished, took = answer(["a"], Server(behave), policy=RetryPolicy(max_attempts=2))
+    assert flat(finished)[0].reply
+    assert took >= 80
+    finished, _ = answer(["a"], Server(behave), policy=RetryPolicy(throttle_deadline_s=10))
+    assert flat(finished)[0].failure.kind == "rate_limited"
+
+
+def test_retry_after_closes_the_gate_for_everyone():
+    def behave(prompt, nth):
+        if prompt == "0" and nth == 1:
+            raise Throttled("slow down", kind="rate_limited", status=429, retry_after_s=5.0)
+        return 1.0
+
+    server = Server(behave)
+    answer([str(i) for i in range(12)], server, fields={"max_concurrency": 2})
+    assert not [at for at, _ in server.calls if 0.0 < at < 5.0]
+
+
+def test_fail_fast_raises_the_first_failure_and_names_the_request():
+    def behave(prompt, nth):
+        if prompt == "7":
+            raise RowRejected("no", kind="bad_request", status=400)
+        return 0.01
+
+    server = Server(behave)
+    with pytest.raises(RowRejected, match="key-7.*no"):
+        answer([str(i) for i in range(1000)], server, fail_fast=True)
+    assert len(server.calls) < 30
+
+
+def test_a_job_fatal_reply_stops_everything_at_once():
+    def behave(prompt, nth):
+        if prompt == "9":
+            raise JobRejected("wrong key", kind="authentication", status=401)
+        return 0.5
+
+    server = Server(behave)
+    with pytest.raises(JobRejected, match="wrong key"):
+        answer([str(i) for i in range(1000)], server)
+    assert len(server.calls) <= 16
+
+
+def test_an_endpoint_that_never_answered_stops_the_job():
+    def behave(prompt, nth):
+        raise Transient("endpoint 'e' refused the connection.", kind="connect")
+
+    with pytest.raises(JobRejected, match="nothing was ever answered") as caught:
+        answer(["a"], Server(behave))
+    assert caught.value.kind == "unreachable"
+
+
+def test_an_endpoint_that_answered_before_costs_only_the_row():
+    def behave(prompt, nth):
+        if prompt == "z":
+            raise Transient("refused", kind="connect")
+        return 0.01
+
+    finished, _ = answer(["a", "z"], Server(behave))
+    assert flat(finished)[1].failure.kind == "connect"
+
+
+def test_one_bad_text_in_a_pack_is_found_by_halving():
+    def behave(prompt, nth):
+        if prompt == "bad":
+            raise RowRejected("empty", kind="bad_request", status=400)
+        return 0.01
+
+    rows = [str(i) for i in range(15)] + ["bad"]
+    server = Server(behave)
+
+    class Packed(Server):
+        async def __call__(self, requests):
+            if any(r.content == "bad" for r in requests):
+                server.calls.append((0, [r.content for r in requests]))
+                raise RowRejected("empty", kind="bad_request", status=400)
+            return await server(requests)
+
+    finished, _ = answer(rows, Packed(), size=16, bounds=Bounds(rows_per_request=16))
+    outcomes = flat(finished)
+    assert [o.failure is None for o in outcomes] == [True] * 15 + [False]
+    assert len(server.calls) == 9  # 16; 8, 8; 4, 4; 2, 2; 1, 1
+
+
+def test_packs_respect_rows_and_tokens():
+    server = Server()
+
+    async def source():
+        yield Batch([request(i, tokens=10) for i in range(10)])
+
+    answer(
+        [],
+        server,
+        source=source(),
+        fields={"max_concurrency": 1},
+        bounds=Bounds(rows_per_request=4, tokens_per_request=30),
+    )
+    assert [len(prompts) for _, prompts in server.calls] == [3, 3, 3, 1]
+
+
+def test_throttled_packs_are_sent_again_whole():
+    def behave(prompt, nth):
+        if len(server.calls) == 1:
+            raise Throttled("slow", kind="rate_limited", status=429)
+        return 0.01
+
+    server = Server(behave)
+    answer([str(i) for i in range(8)], server, size=8, bounds=Bounds(rows_per_request=8))
+    assert [len(prompts) for _, prompts in server.calls] == [8, 8]
+
+
+def test_requests_per_minute_is_never_exceeded_in_any_window():
+    server = Server()
+    _, took = answer([str(i) for i in range(600)], server, fields={"requests_per_minute": 240}, slots=2)
+    times = [at for at, _ in server.calls]
+    assert max(sum(start <= at < start + 60 for at in times) for start in times) <= 120 + 3
+    assert took == pytest.approx(600 / 2, rel=0.05)
+
+
+def test_tokens_per_minute_reserves_and_credits_back():
+    server = Server()  # bills 2 tokens a row
+    _, took = answer(
+        [str(i) for i in range(300)], server, fields={"tokens_per_minute": 60}, bounds=Bounds(completion_tokens=50)
+    )
+    assert took == pytest.approx(600, rel=0.15)
+
+
+def test_what_the_input_raises_reaches_the_caller():
+    async def source():
+        yield Batch([request("a")])
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        answer([], Server(), source=source())
+
+
+def test_known_replies_are_not_asked_again():
+    class Memory(NoStore):
+        def find(self, keys):
+            return {k: Outcome(reply=Reply(text="known"), from_ledger=True) for k in keys if k == "key-b"}
+
+    async def main():
+        clock = VirtualClock()
+        server = Server()
+        run = Run(
+            batches_of(["a", "b", "c"], 2),
+            server,
+            LocalShare(endpoint(), 1, clock, lambda: 0),
+            Memory(),
+            clock,
+            policy=RetryPolicy(),
+        )
+        return [f async for f in run.results()], server
+
+    finished, server = run_virtually(main())
+    assert [o.reply.text for o in flat(finished)] == ["re a", "known", "re c"]
+    assert len(server.calls) == 2
+
+
+def test_closing_early_cancels_what_is_in_flight():
+    async def main():
+        clock = VirtualClock()
+        server = Server(lambda prompt, nth: 0.01 if prompt in "0123" else 100)
+        run = Run(
+            batches_of([str(i) for i in range(100)], 4),
+            server,
+            LocalShare(endpoint(max_concurrency=8), 1, clock, lambda: 0),
+            NoStore(),
+            clock,
+            policy=RetryPolicy(),
+        )
+        results = run.results()
+        first = await results.__anext__()
+        await results.aclose()
+        return first, server
+
+    first, server = run_virtually(main())
+    assert len(first.outcomes) == 4
+    assert server.in_flight == 0

@@ -30,8 +30,9 @@ from batch_infer.contract.errors import (
 
 if TYPE_CHECKING:
     from batch_infer.spark.column import ai_query
-    from batch_infer.spark.job import RunSummary, run
+    from batch_infer.spark.job import RunSummary
     from batch_infer.spark.sql import register
+    from batch_infer.surface.run import run
 
 __version__ = "0.1.0"
 
@@ -56,7 +57,7 @@ __all__ = [
 _IN_SPARK = {
     "ai_query": "batch_infer.spark.column",
     "register": "batch_infer.spark.sql",
-    "run": "batch_infer.spark.job",
+    "run": "batch_infer.surface.run",
     "RunSummary": "batch_infer.spark.job",
 }
 

@@ -20,6 +20,29 @@ from typing import Any
 
 PROMPT_EXCERPT_CHARS = 200
 
+ROW_ERROR_KINDS = (
+    "bad_request",
+    "connect",
+    "connect_timeout",
+    "content_filter",
+    "context_length",
+    "dns",
+    "empty_reply",
+    "error_in_reply",
+    "malformed_reply",
+    "overloaded",
+    "rate_limited",
+    "refusal",
+    "reply_too_large",
+    "reset",
+    "server_error",
+    "timeout",
+    "too_large",
+    "truncated",
+    "type_mismatch",
+)
+"""The values of `error.kind` in a row."""
+
 
 class BatchInferError(Exception):
     """Base of everything that this package raises on purpose."""

@@ -18,6 +18,23 @@ class Shape(Enum):
 
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 
+DETAIL_FIELDS = (
+    "error",
+    "usage",
+    "cost_usd",
+    "finish_reason",
+    "reasoning",
+    "tool_calls",
+    "choices",
+    "message",
+    "model",
+    "attempts",
+    "latency_ms",
+    "request_key",
+    "from_ledger",
+)
+"""The row contract beside `result`, in its order."""
+
 
 def column_ddl(shape: Shape, result: str) -> str:
     """The column's type as Spark DDL, around the result's type T."""

@@ -36,10 +36,13 @@ def plan_column(
     model_parameters: Mapping[str, Any] | None = None,
     response_format: str | Mapping[str, Any] | None = None,
     details: bool = False,
+    stop_on_row_error: bool | None = None,
     has_files: bool = False,
     has_sample: bool = False,
 ) -> ColumnPlan:
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
+
+    `stop_on_row_error` says whether a failed row ends the job; by default `fail_on_error`, unless `details`.
 
     Raises:
         ConfigError: says which argument, what is wrong with it, and what is allowed.
@@ -70,7 +73,7 @@ def plan_column(
         parameters=msgspec.json.encode(parameters).decode(),
         response_format=msgspec.json.encode(wire_format).decode() if wire_format is not None else None,
         result_type=result_json,
-        fail_on_error=fail_on_error and not details,
+        fail_on_error=fail_on_error and not details if stop_on_row_error is None else stop_on_row_error,
         slots=task_slots(spark),
         service=address,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from batch_infer.adapters.driver.call import Call
 from batch_infer.adapters.driver.protocol import ServiceAddress
 from batch_infer.adapters.driver.service import DriverService
 from batch_infer.adapters.local.server import LocalServers
@@ -75,6 +76,12 @@ def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddr
     call.is_cancelled = watch.is_over
     call.on_fatal(lambda message: watch.cancel_stages(call.progress().latest(), message))
     return call_id, service.address
+
+
+def find_call(call_id: str) -> Call | None:
+    """An open call of this driver, for its progress; `None` when it is unknown."""
+    with _lock:
+        return _service.find_call(call_id) if _service is not None else None
 
 
 def _running_service(spark: SparkSession) -> DriverService:

@@ -48,9 +48,7 @@ def build_udf(plan: ColumnPlan) -> Any:
     Nondeterministic, so that Spark neither repeats it for a filter on its result nor merges it away.
     """
     if HAS_ARROW_UDF:
-        udf = functions.arrow_udf(
-            _over_arrow(plan), returnType=plan.ddl, functionType=functions.ArrowUDFType.SCALAR_ITER
-        )
+        udf = functions.arrow_udf(_over_arrow(plan), returnType=plan.ddl)
     else:
         udf = functions.pandas_udf(_over_pandas(plan), returnType=plan.ddl)
     return udf.asNondeterministic()

@@ -128,6 +128,11 @@ class DriverService:
             self._calls[call_id] = call
         return call
 
+    def find_call(self, call_id: str) -> Call | None:
+        """An open call, or `None`."""
+        with self._lock:
+            return self._calls.get(call_id)
+
     def close(self) -> None:
         """Stops listening and closes every connection. Idempotent; waits for the network thread, not for hooks."""
         with self._lock:

@@ -1,0 +1,222 @@
+"""Owns the job engine: a DataFrame in, one call a row, a table out, and what it came to. Does not draw progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+
+from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError
+from batch_infer.contract.progress import Counters
+from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
+from batch_infer.contract.template import Text, check_columns, parse_template
+from batch_infer.spark.planning import check_request_type, plan_column
+from batch_infer.spark.session import find_call
+from batch_infer.spark.tables import check_target, write_table
+from batch_infer.spark.udf import build_udf
+
+PROGRESS_INTERVAL_S = 0.5
+
+OnProgress = Callable[[Counters, float], None]
+"""Takes the totals so far and the seconds since the start, twice a second, on a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What a job did. Tokens and dollars are what the endpoint billed for the rows written, repeats included."""
+
+    output: str
+    rows: int
+    """Rows written; as many as the input has."""
+    succeeded: int
+    failed: int
+    null: int
+    """Rows whose request was NULL: no call."""
+    from_ledger: int
+    """Rows that cost nothing now."""
+    attempts: int
+    """Requests' attempts summed over rows; a packed request counts once for each of its rows."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    cost_usd: float | None
+    """`None` when the price is unknown."""
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """How many rows failed, by kind of error."""
+
+
+def run(
+    df: DataFrame,
+    *,
+    endpoint: str | None,
+    prompt: str | None = None,
+    request: Column | str | None = None,
+    output: str,
+    format: str = "parquet",  # noqa: A002 - Spark's own name for it
+    mode: str = "error",
+    merge_key: Sequence[str] = (),
+    return_type: str | None = None,
+    model_parameters: Mapping[str, Any] | None = None,
+    response_format: str | Mapping[str, Any] | None = None,
+    files: str | None = None,
+    sample: str | None = None,
+    details: bool = True,
+    result_column: str = "result",
+    fail_on_error: bool = False,
+    on_progress: OnProgress | None = None,
+) -> RunSummary:
+    """Asks the endpoint once for each row of `df`, and writes the rows with their replies.
+
+    The output has the input's columns, then the row contract's (`result`, `error`, `usage`, `cost_usd`, …). Rows in =
+    rows out. Every check that needs no reply is made before the first call.
+
+    Args:
+        df: The input.
+        endpoint: As for `ai_query`.
+        prompt: A template over columns: `"Summarise in one sentence: {body}"`. A NULL column makes a NULL request.
+        request: Instead of `prompt`: a column of prompts or messages.
+        output: Where the table goes: a path.
+        format: `parquet` or `delta`.
+        mode: `error`, `overwrite`, `append` or (Delta) `merge`.
+        merge_key: Columns that identify a row, for `merge`.
+        return_type: As for `ai_query`.
+        model_parameters: As for `ai_query`.
+        response_format: As for `ai_query`.
+        files: Name of a column of images.
+        sample: Name of a BIGINT column that tells equal prompts apart.
+        details: `False` writes the result and its error message alone.
+        result_column: Name of the result's column, such as `embedding`.
+        fail_on_error: End the job at the first row that fails for good, instead of writing its error.
+        on_progress: Told the totals while the job runs.
+
+    Raises:
+        ConfigError: an argument is wrong, or a column is missing; before anything is paid.
+        SinkError: the output cannot be written.
+    """
+    spark = df.sparkSession
+    if (prompt is None) == (request is None):
+        raise ConfigError("run: give either a prompt template or a request column.")
+    asked = prompt_column(df, prompt) if prompt is not None else F.col(request) if isinstance(request, str) else request
+    assert asked is not None
+    for name in (files, sample):
+        if name is not None:
+            check_columns(parse_template("{" + name + "}"), df.columns)
+    added = [result_column, *(DETAIL_FIELDS if details else ("error_message",))]
+    clashes = [name for name in df.columns if name.lower() in {column.lower() for column in added}]
+    if clashes:
+        raise ConfigError(
+            f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. Rename them "
+            "first, or choose another result_column."
+        )
+    plan = plan_column(
+        spark,
+        endpoint,
+        return_type=return_type,
+        fail_on_error=fail_on_error,
+        model_parameters=model_parameters,
+        response_format=response_format,
+        details=True,
+        stop_on_row_error=fail_on_error,
+        has_files=files is not None,
+        has_sample=sample is not None,
+    )
+    check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
+    arguments = [asked]
+    arguments += [F.col(files)] if files is not None else []
+    arguments += [F.col(sample).cast("bigint")] if sample is not None else []
+    answered = df.withColumn("_ai", F.when(asked.isNotNull(), build_udf(plan)(*arguments)))
+    observation = Observation()
+    counted = answered.observe(observation, *_measures())
+    columns = [F.col(f"`{name}`") for name in df.columns]
+    columns.append(F.col("_ai.result").alias(result_column))
+    if details:
+        columns += [F.col(f"_ai.{name}") for name in DETAIL_FIELDS]
+    else:
+        columns.append(F.col("_ai.error.message").alias("error_message"))
+    table = counted.select(*columns)
+    check_target(spark, output, format=format, mode=mode, schema=table.schema, merge_key=merge_key)
+    started = time.monotonic()
+    with _Watch(plan.call.call_id, on_progress, started):
+        write_table(table, output, format=format, mode=mode, merge_key=merge_key, transaction=None)
+    return _summary(output, observation.get, time.monotonic() - started)
+
+
+def prompt_column(df: DataFrame, template: str) -> Column:
+    """A template as a column: its columns as text, NULL where any of them is NULL.
+
+    Raises:
+        ConfigError: the template is malformed, or names a column that `df` does not have.
+    """
+    parts = parse_template(template)
+    check_columns(parts, df.columns)
+    return F.concat(*(F.lit(part.text) if isinstance(part, Text) else F.col(part.path).cast("string") for part in parts))
+
+
+def _measures() -> list[Column]:
+    ai = "_ai"
+    failed = F.col(f"{ai}.error").isNotNull()
+    usage = [F.sum(f"{ai}.usage.{name}").alias(name) for name in USAGE_FIELDS[:3]]
+    return [
+        F.count(F.lit(1)).alias("rows"),
+        F.count(F.when(F.col(ai).isNull(), 1)).alias("null"),
+        F.count(F.when(failed, 1)).alias("failed"),
+        F.count(F.when(F.col(f"{ai}.from_ledger"), 1)).alias("from_ledger"),
+        F.sum(f"{ai}.attempts").alias("attempts"),
+        *usage,
+        F.sum(f"{ai}.cost_usd").alias("cost_usd"),
+        *(F.count(F.when(F.col(f"{ai}.error.kind") == kind, 1)).alias(f"error {kind}") for kind in ROW_ERROR_KINDS),
+    ]
+
+
+def _summary(output: str, seen: Mapping[str, Any], seconds: float) -> RunSummary:
+    errors = {kind: seen[f"error {kind}"] for kind in ROW_ERROR_KINDS if seen[f"error {kind}"]}
+    return RunSummary(
+        output=output,
+        rows=seen["rows"],
+        succeeded=seen["rows"] - seen["null"] - seen["failed"],
+        failed=seen["failed"],
+        null=seen["null"],
+        from_ledger=seen["from_ledger"],
+        attempts=seen["attempts"] or 0,
+        prompt_tokens=seen["prompt_tokens"],
+        completion_tokens=seen["completion_tokens"],
+        total_tokens=seen["total_tokens"],
+        cost_usd=seen["cost_usd"],
+        seconds=seconds,
+        errors=errors,
+    )
+
+
+class _Watch:
+    """Tells a callback the call's totals, twice a second, while the block runs, and once at its end."""
+
+    def __init__(self, call_id: str, on_progress: OnProgress | None, started: float) -> None:
+        self._call_id = call_id
+        self._on_progress = on_progress
+        self._started = started
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batch_infer-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        if self._on_progress is not None:
+            self._thread.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        if self._on_progress is not None:
+            self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        assert self._on_progress is not None
+        call = find_call(self._call_id)
+        while call is not None:
+            is_last = self._over.wait(PROGRESS_INTERVAL_S)
+            self._on_progress(call.progress().totals(), time.monotonic() - self._started)
+            if is_last:
+                return

@@ -1,0 +1,91 @@
+"""Owns the one-line progress display of a job, and how its summary reads. Does not collect the figures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from batch_infer.contract.progress import Counters
+from batch_infer.spark.job import RunSummary
+
+LINE_INTERVAL_S = 10.0
+"""Seconds between lines where the output is no terminal, and each line stays."""
+
+
+class ProgressLine:
+    """Draws the totals as one line: rewritten in place on a terminal, a new line every ten seconds elsewhere."""
+
+    def __init__(self, label: str, stream: TextIO | None = None) -> None:
+        self._label = label
+        self._stream = stream or sys.stderr
+        self._in_place = self._stream.isatty()
+        self._next_at = 0.0
+        self._width = 0
+        self._last: tuple[Counters, float] | None = None
+
+    def update(self, totals: Counters, seconds: float) -> None:
+        """Shows new totals, if it is time to."""
+        self._last = (totals, seconds)
+        if self._in_place:
+            self._draw(line_of(self._label, totals, seconds))
+        elif time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + LINE_INTERVAL_S
+            print(line_of(self._label, totals, seconds), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leaves the last totals standing."""
+        if self._last is None:
+            return
+        text = line_of(self._label, *self._last)
+        if self._in_place:
+            self._draw(text)
+            print(file=self._stream, flush=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _draw(self, text: str) -> None:
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+
+def line_of(label: str, totals: Counters, seconds: float) -> str:
+    """The line: what is done, how fast, what it costs, and what holds it up."""
+    rows = totals.rows_settled
+    parts = [f"{rows:,} rows"]
+    if totals.rows_failed:
+        parts.append(f"{totals.rows_failed:,} failed")
+    if totals.rows_from_ledger:
+        parts.append(f"{totals.rows_from_ledger:,} from ledger")
+    parts.append(f"{rows / seconds:,.1f} rows/s" if seconds > 0 else "starting")
+    parts.append(f"{totals.in_flight:,} in flight")
+    parts.append(f"{totals.prompt_tokens + totals.completion_tokens:,} tokens")
+    if totals.cost_usd:
+        parts.append(f"${totals.cost_usd:,.4f}")
+    if totals.throttled:
+        parts.append(f"{totals.throttled:,} throttled")
+    if totals.ambiguous:
+        parts.append(f"{totals.ambiguous:,} in doubt")
+    minutes, rest = divmod(int(seconds), 60)
+    return f"[{label}] {' · '.join(parts)} · {minutes}:{rest:02d}"
+
+
+def summary_lines(summary: RunSummary) -> list[str]:
+    """A job's summary, a line each."""
+    rows = f"{summary.rows:,} rows: {summary.succeeded:,} answered, {summary.failed:,} failed, {summary.null:,} NULL"
+    if summary.from_ledger:
+        rows += f", {summary.from_ledger:,} from the ledger"
+    cost = "price unknown" if summary.cost_usd is None else f"${summary.cost_usd:,.4f}"
+    lines = [
+        f"{rows} in {summary.seconds:.1f} s ({summary.rows / max(summary.seconds, 1e-9):,.1f} rows/s)",
+        f"usage: {_count(summary.prompt_tokens)} prompt + {_count(summary.completion_tokens)} completion tokens, {cost}",
+    ]
+    if summary.errors:
+        lines.append("errors: " + ", ".join(f"{count:,} × {kind}" for kind, count in sorted(summary.errors.items())))
+    lines.append(f"output: {summary.output}")
+    return lines
+
+
+def _count(tokens: int | None) -> str:
+    return "no" if tokens is None else f"{tokens:,}"

@@ -1,0 +1,28 @@
+"""Owns `batch_infer.run` as people call it: the job engine with a progress line. Adds no behaviour of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from batch_infer.spark import job
+from batch_infer.spark.job import RunSummary
+from batch_infer.surface.progress import ProgressLine
+
+
+def run(df: DataFrame, *, progress: bool = True, **options: Any) -> RunSummary:
+    """Asks an endpoint once for each row of `df`, and writes the rows with their replies; see `spark.job.run`.
+
+    Args:
+        df: The input.
+        progress: Draw a progress line on standard error.
+        **options: `endpoint`, `prompt` or `request`, `output`, `format`, `mode`, … as `spark.job.run` has them.
+    """
+    if not progress:
+        return job.run(df, **options)
+    line = ProgressLine(str(options.get("endpoint") or "ai_query"))
+    try:
+        return job.run(df, on_progress=line.update, **options)
+    finally:
+        line.close()

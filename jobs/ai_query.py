@@ -1,0 +1,34 @@
+"""Ask a model endpoint once for each row of a table: `spark-submit jobs/ai_query.py --help`."""
+
+from __future__ import annotations
+
+import sys
+
+from pyspark.sql import SparkSession
+
+import batch_infer as bi
+from batch_infer.surface.job_arguments import parse_job, reader_options, run_options
+from batch_infer.surface.progress import summary_lines
+
+
+def main() -> int:
+    """Runs the job; the exit status is 0 when the table was written, 2 when an argument is wrong."""
+    options = parse_job()
+    spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
+    try:
+        reader = spark.read.format(options.input_format).options(**reader_options(options))
+        rows = reader.load(options.input)
+        if options.limit is not None:
+            rows = rows.limit(options.limit)
+        summary = bi.run(rows, **run_options(options))
+    except bi.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        spark.stop()
+    print("\n".join(summary_lines(summary)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -64,8 +64,9 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(BIN)/python
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet
 lock: $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv
-	$(LOCK) --extra spark --extra local -o requirements.lock
 	$(LOCK) --extra spark --extra local --extra delta --extra dev -o requirements-dev.lock
+	grep -v hash requirements-dev.lock | tr -d '\\' > $(VENV)/versions.txt
+	$(LOCK) --extra spark --extra local --constraints $(VENV)/versions.txt -o requirements.lock
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -100,6 +100,7 @@ class Run:
         policy: Bounds of retries.
         bounds: Bounds of memory, and packing.
         fail_fast: Raise at the first row that fails for good (`failOnError => true`), instead of keeping its failure.
+        coalesce: Send equal requests of this run once, and give all their rows the one reply.
         ordered: Give batches back in their order; else as they are done.
         tally: Counted up as things happen, for the progress report.
         random: Uniform in [0, 1), for jitter.
@@ -116,6 +117,7 @@ class Run:
         policy: RetryPolicy,
         bounds: Bounds | None = None,
         fail_fast: bool = False,
+        coalesce: bool = False,
         ordered: bool = True,
         tally: Tally | None = None,
         random: Callable[[], float] = random_module.random,
@@ -128,11 +130,13 @@ class Run:
         self._policy = policy
         self._bounds = bounds or Bounds()
         self._fail_fast = fail_fast
+        self._coalesce = coalesce
         self._ordered = ordered
         self._tally = tally if tally is not None else Tally()
         self._random = random
 
         self._waiting: deque[_Row] = deque()
+        self._followers: dict[str, list[_Row]] = {}  # by key of a request under way: further rows that ask the same
         self._open: deque[_Open] = deque()  # in arrival order; used when ordered
         self._done: deque[_Open] = deque()  # as they finish; used when not
         self._unreturned = 0
@@ -221,12 +225,17 @@ class Run:
                 self._one_less(opened)
                 continue
             self._retained_bytes += request.size_bytes
+            row = _Row(request, opened, index)
             known = found.get(request.key)
             if known is not None:
                 self._tally.rows_from_ledger += 1
-                self._settle(_Row(request, opened, index), known)
+                self._settle(row, known)
+            elif request.key in self._followers:
+                self._followers[request.key].append(row)
             else:
-                self._waiting.append(_Row(request, opened, index))
+                if self._coalesce:
+                    self._followers[request.key] = []
+                self._waiting.append(row)
         packs = -(-len(self._waiting) // self._bounds.rows_per_request)
         for _ in range(min(packs, self._permits.max_in_flight - len(self._workers))):
             worker = asyncio.ensure_future(self._work())
@@ -351,6 +360,10 @@ class Run:
             result.args = (result.message,)
             raise result
         self._settle(row, outcome)
+        for follower in self._followers.pop(row.request.key, ()):
+            self._tally.rows_from_ledger += outcome.failure is None
+            shared = Outcome(outcome.reply, outcome.failure, from_ledger=outcome.failure is None)
+            self._settle(follower, shared)
 
     def _settle(self, row: _Row, outcome: Outcome) -> None:
         opened = row.open

@@ -352,3 +352,24 @@ def test_closing_early_cancels_what_is_in_flight():
     first, server = run_virtually(main())
     assert len(first.outcomes) == 4
     assert server.in_flight == 0
+
+
+def test_equal_requests_in_flight_are_sent_once_and_billed_once():
+    rows = ["a", "b", "a", "a", "c", "b"]
+    server = Server()
+    finished, _ = answer(rows, server, size=6, coalesce=True)
+    outcomes = flat(finished)
+    assert [o.reply.text for o in outcomes] == [f"re {r}" for r in rows]
+    assert [o.from_ledger for o in outcomes] == [False, False, True, True, False, True]
+    assert sum(o.usage.total_tokens or 0 for o in outcomes) == 6
+    assert len(server.calls) == 3
+
+
+def test_equal_requests_share_a_failure_too():
+    def behave(prompt, nth):
+        raise RowRejected("no", kind="bad_request", status=400)
+
+    server = Server(behave)
+    finished, _ = answer(["a", "a"], server, size=2, coalesce=True)
+    assert [o.failure.kind for o in flat(finished)] == ["bad_request"] * 2
+    assert len(server.calls) == 1

@@ -361,8 +361,11 @@ class Run:
             raise result
         self._settle(row, outcome)
         for follower in self._followers.pop(row.request.key, ()):
-            self._tally.rows_from_ledger += outcome.failure is None
-            shared = Outcome(outcome.reply, outcome.failure, from_ledger=outcome.failure is None)
+            if outcome.failure is None:
+                self._tally.rows_from_ledger += 1
+                shared = Outcome(reply=outcome.reply, usage=outcome.usage, from_ledger=True)
+            else:
+                shared = Outcome(failure=outcome.failure)  # billed, if at all, to the row that was sent
             self._settle(follower, shared)
 
     def _settle(self, row: _Row, outcome: Outcome) -> None:

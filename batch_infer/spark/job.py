@@ -161,15 +161,16 @@ def prompt_column(df: DataFrame, template: str) -> Column:
 def _measures() -> list[Column]:
     ai = "_ai"
     failed = F.col(f"{ai}.error").isNotNull()
-    usage = [F.sum(f"{ai}.usage.{name}").alias(name) for name in USAGE_FIELDS[:3]]
+    paid = ~F.col(f"{ai}.from_ledger")
+    usage = [F.sum(F.when(paid, F.col(f"{ai}.usage.{name}"))).alias(name) for name in USAGE_FIELDS[:3]]
     return [
         F.count(F.lit(1)).alias("rows"),
         F.count(F.when(F.col(ai).isNull(), 1)).alias("null"),
         F.count(F.when(failed, 1)).alias("failed"),
         F.count(F.when(F.col(f"{ai}.from_ledger"), 1)).alias("from_ledger"),
-        F.sum(f"{ai}.attempts").alias("attempts"),
+        F.sum(F.when(paid, F.col(f"{ai}.attempts"))).alias("attempts"),
         *usage,
-        F.sum(f"{ai}.cost_usd").alias("cost_usd"),
+        F.sum(F.when(paid, F.col(f"{ai}.cost_usd"))).alias("cost_usd"),
         *(F.count(F.when(F.col(f"{ai}.error.kind") == kind, 1)).alias(f"error {kind}") for kind in ROW_ERROR_KINDS),
     ]
 

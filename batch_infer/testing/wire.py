@@ -96,6 +96,10 @@ class Connection(asyncio.Protocol):
         """Hands over the next request when it is complete. Afterwards `reply` calls this again."""
         self._cancel_timer()
         if self._head is None:
+            if not self._buffer[:1].isalpha():  # no HTTP method: a TLS handshake, most likely
+                self._write(400, {"connection": "close"}, b"")
+                self.close()
+                return
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
                 if len(self._buffer) > MAX_HEAD_BYTES:

@@ -1,7 +1,15 @@
 """Owns the `Transport` protocol: one HTTP POST, with every failure expressed in the package's own error classes.
 
 The implementations are `reqwest` (pyreqwest, the default on Python 3.11 and later) and `httpx_transport` (any
-`httpx.AsyncBaseTransport`). Nothing else in the package imports an HTTP library for calls to endpoints.
+`httpx.AsyncBaseTransport`); `choose.open_transport` picks one. Nothing else in the package imports an HTTP library for
+calls to endpoints.
+
+    choose           which library; imports it when it is chosen
+    reqwest          ReqwestTransport, and what pyreqwest's exceptions mean
+    httpx_transport  HttpxTransport
+    httpx_errors     what the exceptions of httpx, and of the libraries under it, mean
+    failures         every way to fail: error class, words, what to do next
+    network          proxies, CA files, keep-alive times
 """
 
 from __future__ import annotations
@@ -34,9 +42,11 @@ class Transport(Protocol):
             timeout_s: Seconds for the whole exchange, from connecting to the last byte; `None` means no limit.
 
         Raises:
-            Transient: the request cannot have reached the endpoint (`kind` `connect` or `dns`).
-            Ambiguous: it may have (`kind` `timeout`, `reset`, `truncated`, `reply_too_large`).
-            JobRejected: TLS verification failed (`kind` `tls`), or the URL is invalid (`kind` `invalid_url`).
+            Transient: the request cannot have reached the endpoint (`kind` `connect`, `dns`, `connect_timeout`,
+                `pool_timeout`, `not_sent`).
+            Ambiguous: it may have (`kind` `timeout`, `reset`, `truncated`, `corrupt_reply`, `reply_too_large`).
+            JobRejected: TLS verification failed (`kind` `tls`), or the URL or a header is invalid (`kind`
+                `invalid_url`, `invalid_header`).
         """
         ...
 

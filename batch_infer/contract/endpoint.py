@@ -176,14 +176,19 @@ def _number(*, low: float, whole: bool = False, low_allowed: bool = False) -> Ca
 
 
 def _url(value: Any) -> str:
-    url = urlsplit(str(value))
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise ConfigError(f"{value!r} is not allowed; it is an http or https URL, such as 'https://api.openai.com/v1'.")
-    if url.username or url.password:
+    text = str(value)
+    if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
         raise ConfigError("credentials inside a URL end up in logs; put a reference into 'api_key' instead.")
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    if not good or text != text.strip():
+        raise ConfigError(f"{value!r} is not allowed; it is an http or https URL, such as 'https://api.openai.com/v1'.")
     if url.query or url.fragment:
         raise ConfigError(f"{str(value)!r} is not allowed; it is a URL without '?' and '#'.")
-    return str(value).rstrip("/")
+    return text.rstrip("/")
 
 
 def _boolean(value: Any) -> bool:

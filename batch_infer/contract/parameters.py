@@ -26,7 +26,7 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
     """Returns `modelParameters` as plain JSON values.
 
     Raises:
-        ConfigError: not a mapping of names, a name that the product sets itself, streaming, or a value that is not JSON.
+        ConfigError: not a mapping of names, a name that the product sets, streaming, or a value that is not JSON.
     """
     if parameters is None:
         return {}

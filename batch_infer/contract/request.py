@@ -1,6 +1,7 @@
 """Owns one row's request and its identity, the `request_key`. Does not encode requests for the wire.
 
-The key is the BLAKE2b-128 digest, in hex, of the following, each part preceded by its length in eight bytes, big-endian:
+The key is the BLAKE2b-128 digest, in hex, of the following, each part preceded by its length in eight bytes,
+big-endian:
 
 1. the text `batch_infer/1`;
 2. the call as canonical JSON (sorted keys, no spaces): endpoint identity (provider, base URL, model), task, model
@@ -82,5 +83,15 @@ class CallIdentity:
 
 
 def canonical_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    """Messages as canonical JSON: the same messages always give the same bytes, and so the same key."""
-    return _canonical.encode(messages)
+    """Messages as canonical JSON: the same messages always give the same bytes, and so the same key.
+
+    A NULL field is left out, because a column's messages all have the same fields; `content` stays, as null.
+    """
+    return _canonical.encode(
+        [
+            {name: value for name, value in message.items() if value is not None or name == "content"}
+            if isinstance(message, Mapping)
+            else message
+            for message in messages
+        ]
+    )

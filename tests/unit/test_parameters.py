@@ -1,0 +1,95 @@
+"""modelParameters and responseFormat: what passes as it is, and what is refused before any call."""
+
+import datetime
+import decimal
+
+import pytest
+
+from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.parameters import check_parameters, parse_response_format
+
+
+def test_parameters_pass_as_they_are_known_or_not():
+    given = {
+        "max_tokens": 20,
+        "temperature": 0.0,
+        "stop": ["a", "b"],
+        "logit_bias": {"50256": -100},
+        "chat_template_kwargs": {"enable_thinking": False},
+        "brand_new": None,
+    }
+    assert check_parameters(given, "chat") == given
+    assert check_parameters(None, "chat") == {}
+
+
+def test_stream_false_is_dropped_and_true_refused():
+    assert check_parameters({"stream": False, "n": 2}, "chat") == {"n": 2}
+    with pytest.raises(ConfigError, match="'stream' can only be false"):
+        check_parameters({"stream": True}, "chat")
+
+
+@pytest.mark.parametrize(
+    ("given", "task", "words"),
+    [
+        ("max_tokens=3", "chat", "expected named values"),
+        (["max_tokens"], "chat", "expected named values"),
+        ({1: 2}, "chat", "expected named values"),
+        ({"": 2}, "chat", "expected named values"),
+        ({"model": "x"}, "chat", "'model' cannot be set here"),
+        ({"messages": []}, "chat", "made from the request"),
+        ({"input": "x"}, "embeddings", "made from the request"),
+        ({"prompt": "x"}, "completions", "made from the request"),
+        ({"response_format": {}}, "chat", "responseFormat"),
+        ({"max_tokens": 0}, "chat", "'max_tokens' is a whole number of at least 1; got 0"),
+        ({"max_tokens": 1.5}, "chat", "got 1.5"),
+        ({"max_tokens": True}, "chat", "got True"),
+        ({"max_tokens": "20"}, "chat", "got '20'"),
+        ({"n": 0}, "chat", "'n' is a whole number"),
+        ({"max_completion_tokens": -1}, "chat", "at least 1"),
+        ({"temperature": float("nan")}, "chat", "JSON cannot express"),
+        ({"a": {"b": [float("inf")]}}, "chat", "'a.b[0]'"),
+        ({"when": datetime.date(2026, 1, 1)}, "chat", "is a date"),
+        ({"t": decimal.Decimal("0.1")}, "chat", "is a Decimal"),
+        ({"a": {1: 2}}, "chat", "a key that is not text"),
+        ({"max_tokens": 5}, "embeddings", "no 'max_tokens'"),
+    ],
+)
+def test_what_the_product_owns_or_json_cannot_hold_is_refused(given, task, words):
+    with pytest.raises(ConfigError) as refused:
+        check_parameters(given, task)
+    assert str(refused.value).startswith("modelParameters: ")
+    assert words in str(refused.value)
+
+
+SCHEMA = '{"type":"json_schema","json_schema":{"name":"r","schema":{"type":"object"},"strict":true}}'
+
+
+@pytest.mark.parametrize("text", ['{"type":"text"}', ' {"type": "json_object"} ', SCHEMA])
+def test_the_documented_forms_pass(text):
+    import json
+
+    assert parse_response_format(text) == json.loads(text)
+    assert parse_response_format(json.loads(text)) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("json please", "neither JSON nor a type"),
+        ("{", "neither JSON nor a type"),
+        ("[]", "unknown form"),
+        ("3", "unknown form"),
+        ('"text"', "unknown form"),
+        ('{"type":"xml"}', "unknown form"),
+        ('{"type":"json_schema"}', 'must hold a "name" and a "schema"'),
+        ('{"type":"json_schema","json_schema":{"schema":{}}}', 'must hold a "name"'),
+        ('{"type":"json_schema","json_schema":{"name":"x","schema":"{}"}}', 'a "schema"'),
+        ('{"type":"object","properties":{}}', "bare JSON Schema. Wrap it"),
+        ('{"$schema":"x"}', "bare JSON Schema"),
+    ],
+)
+def test_any_other_form_is_refused_with_the_forms_that_exist(text, words):
+    with pytest.raises(ConfigError) as refused:
+        parse_response_format(text)
+    assert str(refused.value).startswith("responseFormat: ")
+    assert words in str(refused.value)

@@ -8,7 +8,9 @@ wrong type is that row's error, never a silent NULL.
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+import sys
+from contextlib import suppress
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, cast
 
 import msgspec
@@ -18,8 +20,14 @@ from batch_infer.contract.errors import ConfigError
 TypeJson = str | dict[str, Any]
 
 _INTEGER_BITS = {"byte": 8, "short": 16, "integer": 32, "long": 64}
+_DDL_NAMES = {"byte": "TINYINT", "short": "SMALLINT", "integer": "INT", "long": "BIGINT"}
 _FRACTIONS = ("float", "double")
+TOO_LARGE = 10**308 * 2
+"""Above any DOUBLE; `float` of a larger integer raises."""
+_LARGEST = {"float": 3.4028234663852886e38, "double": sys.float_info.max}
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_exact = msgspec.json.Decoder(float_hook=Decimal)
+"""Fractions are read as they are written, so that a DECIMAL has every digit of them."""
 _FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
 
 
@@ -59,8 +67,20 @@ def check_result_type(kind: TypeJson, task: str, path: str = "") -> None:
         raise ConfigError(f"returnType: {kind['type']!r}{where} cannot be read from a reply; a MAP needs STRING keys.")
 
 
-def json_schema(kind: TypeJson, *, nullable: bool = False) -> dict[str, Any]:
-    """The JSON Schema of a type, strict: every field required, none beside them; NULL only where the type has it."""
+def ddl_of(kind: TypeJson) -> str:
+    """The type as Spark DDL, field names quoted. Everything in it may be NULL, as it is in a row without a result."""
+    if isinstance(kind, str):
+        return _DDL_NAMES.get(kind, kind.upper())
+    if kind["type"] == "array":
+        return f"ARRAY<{ddl_of(kind['elementType'])}>"
+    if kind["type"] == "map":
+        return f"MAP<STRING, {ddl_of(kind['valueType'])}>"
+    fields = (f"`{field['name'].replace('`', '``')}`: {ddl_of(field['type'])}" for field in kind["fields"])
+    return f"STRUCT<{', '.join(fields)}>"
+
+
+def json_schema(kind: TypeJson) -> dict[str, Any]:
+    """The JSON Schema of a type, strict: every field required, none beside them, no nulls."""
     schema: dict[str, Any]
     if isinstance(kind, str):
         name = "string" if kind == "string" else "boolean" if kind == "boolean" else "number"
@@ -76,8 +96,6 @@ def json_schema(kind: TypeJson, *, nullable: bool = False) -> dict[str, Any]:
             "required": [field["name"] for field in kind["fields"]],
             "additionalProperties": False,
         }
-    if nullable:
-        schema["type"] = [schema["type"], "null"]
     return schema
 
 
@@ -105,23 +123,25 @@ def read_reply(text: str, kind: TypeJson) -> Any:
         return text
     if kind == "boolean" and text.strip().strip(".").lower() in ("true", "false"):
         return text.strip().strip(".").lower() == "true"
-    return _convert(_decode(text), kind, "reply")
+    value = _decode(text, kind)
+    if value is None:
+        raise TypeMismatch("reply is null")  # NULL would be neither a result nor an error
+    return _convert(value, kind, "reply")
 
 
-def _decode(text: str) -> Any:
-    fenced = _FENCE.search(text)
+def _decode(text: str, kind: TypeJson) -> Any:
     candidates = [text.strip()]
+    fenced = _FENCE.search(text)
     if fenced:
-        candidates.insert(0, fenced.group(1).strip())
-    for opening, closing in ("{}", "[]"):
+        candidates.append(fenced.group(1).strip())
+    if not isinstance(kind, str):
+        opening, closing = "[]" if kind["type"] == "array" else "{}"
         start, end = text.find(opening), text.rfind(closing)
         if 0 <= start < end:
             candidates.append(text[start : end + 1])
     for candidate in candidates:
-        try:
-            return msgspec.json.decode(candidate)
-        except msgspec.DecodeError:
-            continue
+        with suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors, as is an integer of 5,000 digits
+            return _exact.decode(candidate)
     raise TypeMismatch("the reply holds no JSON")
 
 
@@ -149,31 +169,34 @@ def _convert(value: Any, kind: TypeJson, path: str) -> Any:
 
 
 def _scalar(value: Any, kind: str, path: str) -> Any:
-    if kind == "string":
-        if isinstance(value, str):
+    if kind in ("string", "boolean"):
+        if isinstance(value, str if kind == "string" else bool):
             return value
-        raise TypeMismatch(f"{path} is {_json_name(value)}, not a string")
-    if kind == "boolean":
-        if isinstance(value, bool):
-            return value
-        raise TypeMismatch(f"{path} is {_json_name(value)}, not a boolean")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeMismatch(f"{path} is {_json_name(value)}, not a {kind}")
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise TypeMismatch(f"{path} is {_json_name(value)}, not a number")
     if kind in _INTEGER_BITS:
         bound = 1 << (_INTEGER_BITS[kind] - 1)
-        if value != int(value) or not -bound <= value < bound:
-            raise TypeMismatch(f"{path} is {value}, which is no {_INTEGER_BITS[kind]}-bit integer")
-        return int(value)
-    if kind in _FRACTIONS:
-        return float(value)
+        if -bound <= value < bound and value == int(value):
+            return int(value)
+    elif kind in _FRACTIONS:
+        if abs(value) < TOO_LARGE and abs(fraction := float(value)) <= _LARGEST[kind]:
+            return fraction
+    else:
+        number = _decimal(value, kind)
+        if number is not None:
+            return number
+    raise TypeMismatch(f"{path} is {str(value)[:40]}, which does not fit {ddl_of(kind)}")
+
+
+def _decimal(value: int | Decimal, kind: str) -> Decimal | None:
+    """Rounded to the type's scale; `None` where it has too many digits before the point."""
     precision, scale = map(int, cast("re.Match[str]", _DECIMAL.fullmatch(kind)).groups())
     try:
-        number = Decimal(str(value)).quantize(Decimal(1).scaleb(-scale))
+        number = Decimal(value).quantize(Decimal(1).scaleb(-scale), context=Context(prec=precision + 1))
     except InvalidOperation:
-        number = Decimal("NaN")
-    if number.is_nan() or number.adjusted() >= precision - scale:
-        raise TypeMismatch(f"{path} is {value}, which does not fit {kind}")
-    return number
+        return None
+    return number if number.adjusted() < precision - scale or not number else None
 
 
 def _json_name(value: Any) -> str:
@@ -183,6 +206,6 @@ def _json_name(value: Any) -> str:
         list: "an array",
         dict: "an object",
         int: "a number",
-        float: "a number",
+        Decimal: "a number",
     }
     return names.get(type(value), "null")

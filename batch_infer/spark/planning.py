@@ -20,7 +20,7 @@ from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.parameters import check_parameters, parse_response_format
 from batch_infer.contract.rows import Shape
-from batch_infer.contract.typed import check_result_type, response_format_of
+from batch_infer.contract.typed import check_result_type, ddl_of, response_format_of
 from batch_infer.spark.session import open_call, settings_of, task_slots
 from batch_infer.spark.udf import ColumnPlan
 
@@ -48,6 +48,11 @@ def plan_column(
         ConfigError: says which argument, what is wrong with it, and what is allowed.
     """
     settings = settings_of(spark)
+    if not isinstance(endpoint_name, str | None):
+        raise ConfigError(
+            f"ai_query: the endpoint is the name of one, as text; got {type(endpoint_name).__name__}. "
+            "Use one query per endpoint, or union them."
+        )
     name = endpoint_name or settings.get(DEFAULT_ENDPOINT_SETTING)
     if not name:
         raise ConfigError(
@@ -79,7 +84,7 @@ def plan_column(
     )
     shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR
     return ColumnPlan(
-        call=call, shape=shape, result_ddl=result.simpleString(), has_files=has_files, has_sample=has_sample
+        call=call, shape=shape, result_ddl=ddl_of(result_json), has_files=has_files, has_sample=has_sample
     )
 
 

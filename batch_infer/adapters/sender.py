@@ -13,6 +13,9 @@ from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.contract.typed import TypeJson, TypeMismatch, read_reply
 
+MIN_KEY_CHARS = 6
+"""Shorter ones are stand-ins, such as `none`, that servers without keys are given, and occur in common words."""
+
 
 class Sender:
     """The engine's `send`, made of a wire format and a transport.
@@ -40,9 +43,20 @@ class Sender:
         wire = self._wire
         reply = await self._transport.post(wire.url, wire.headers, wire.encode(requests), timeout_s=self._timeout_s)
         if 200 <= reply.status < 300:
-            results = wire.decode(reply.body, requests)
+            try:
+                results = wire.decode(reply.body, requests)
+            except EndpointError as error:
+                error.message = self._without_key(error.message)
+                error.args = (error.message,)
+                raise
             return results if self._typed is None else [self._check(result, self._typed) for result in results]
-        raise error_of(self._where, reply.status, reply.headers, reply.body)
+        body = self._without_key(reply.body.decode("utf-8", "replace")).encode()
+        raise error_of(self._where, reply.status, reply.headers, body)
+
+    def _without_key(self, text: str) -> str:
+        """What an endpoint says, which may repeat the key that it was sent."""
+        key = self._wire.headers.get("authorization", "").removeprefix("Bearer ")
+        return text.replace(key, "[redacted]") if len(key) >= MIN_KEY_CHARS else text
 
     def _check(self, result: Reply | EndpointError, result_type: TypeJson) -> Reply | EndpointError:
         if isinstance(result, EndpointError) or (result.tool_calls and not result.text):

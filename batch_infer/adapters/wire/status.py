@@ -39,15 +39,19 @@ THROTTLE = frozenset({429, 503, 529})
 MAX_RETRY_AFTER_S = 3600.0
 """An endpoint that asks for a longer wait is out of quota: the job stops instead."""
 
-_KEYLIKE = re.compile(r"\b(?:sk|dapi|AIza|key|Bearer)[-_ ]?[A-Za-z0-9_\-*.]{8,}")
+_KEYLIKE = re.compile(
+    r"\b(?:sk|pk|rk|key)[-_][\w*.-]{6,}|\b(?:dapi|AIza|gsk_|hf_|xai-)[\w*.-]{8,}"
+    r"|\b[Bb]earer +[\w*.~+/=-]{4,}|\beyJ[\w.-]{8,}"
+)
 
-NEXT_STEP = {
-    401: "Check the key that the endpoint's api_key refers to.",
-    402: "Check the account's billing.",
-    403: "The key is known but not allowed to use this endpoint or model; check its permissions.",
-    404: "Check the endpoint's base_url and model.",
-    405: "Check the endpoint's base_url.",
+REFUSED = {
+    401: ("authentication", "Check the key that the endpoint's api_key refers to."),
+    402: ("billing", "Check the account's billing."),
+    403: ("permission", "The key is known but not allowed to use this endpoint or model; check its permissions."),
+    404: ("not_found", "Check the endpoint's base_url and model."),
+    405: ("not_found", "Check the endpoint's base_url."),
 }
+"""No row can succeed: what it is called, and what to do next."""
 
 
 def error_of(
@@ -64,28 +68,16 @@ def error_of(
     """
     code, text = _error_text(body)
     said = f": {text}" if text else ""
-    request_id = headers.get("x-request-id") or headers.get("request-id")
-    details: dict[str, Any] = {"status": status, "request_id": request_id}
+    details: dict[str, Any] = {
+        "status": status,
+        "request_id": headers.get("x-request-id") or headers.get("request-id"),
+    }
     searched = f"{code} {text}"
     should_retry = headers.get("x-should-retry")
 
     if status in THROTTLE:
         wait = retry_after_s(headers, now)
-        if status == 429 and BILLING_CODES.search(searched):
-            return JobRejected(
-                f"endpoint {where}: the account's quota or credit is used up (HTTP 429){said}. Check its billing.",
-                kind="billing",
-                **details,
-            )
-        if wait is not None and wait > MAX_RETRY_AFTER_S:
-            return JobRejected(
-                f"endpoint {where}: it asks to wait {wait:.0f} s (HTTP {status}), longer than a job should{said}. "
-                "Run it again after that.",
-                kind="quota",
-                **details,
-            )
-        kind = "rate_limited" if status == 429 else "overloaded"
-        return Throttled(f"endpoint {where}: HTTP {status}{said}", kind=kind, retry_after_s=wait, **details)
+        return _throttle(where, said, searched, should_retry=should_retry, wait_s=wait, details=details)
     if 300 <= status < 400:
         return JobRejected(
             f"endpoint {where}: it redirects (HTTP {status}), and redirects are not followed, because they would carry "
@@ -93,21 +85,14 @@ def error_of(
             kind="redirect",
             **details,
         )
-    if status in TRANSIENT or (status >= 500 and should_retry != "false"):
-        if should_retry == "false":
-            return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind="server_error", **details)
-        return Transient(
-            f"endpoint {where}: HTTP {status}{said}",
-            kind="server_error",
-            retry_after_s=retry_after_s(headers, now),
-            **details,
-        )
-    if status in (401, 402, 403, 405) or (status == 404):
-        kind = {401: "authentication", 402: "billing", 403: "permission", 404: "not_found", 405: "not_found"}[status]
-        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {NEXT_STEP[status]}", kind=kind, **details)
-    if should_retry == "true":
-        return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", **details)
-    kind = "bad_request"
+    if status in REFUSED:
+        kind, next_step = REFUSED[status]
+        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {next_step}", kind=kind, **details)
+    may_pass = status in TRANSIENT or status >= 500
+    if should_retry != "false" and (may_pass or should_retry == "true"):
+        wait = retry_after_s(headers, now)
+        return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", retry_after_s=wait, **details)
+    kind = "server_error" if may_pass else "bad_request"
     if CONTEXT_CODES.search(searched):
         kind = "context_length"
     elif FILTER_CODES.search(searched):
@@ -115,6 +100,37 @@ def error_of(
     elif status == 413:
         kind = "too_large"
     return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind=kind, **details)
+
+
+def _throttle(
+    where: str, said: str, searched: str, *, should_retry: str | None, wait_s: float | None, details: dict[str, Any]
+) -> EndpointError:
+    """A 429, 503 or 529: to be waited out, unless the endpoint says that waiting will not help."""
+    status = details["status"]
+    if status == 429 and BILLING_CODES.search(searched):
+        return JobRejected(
+            f"endpoint {where}: the account's quota or credit is used up (HTTP 429){said}. Check its billing.",
+            kind="billing",
+            **details,
+        )
+    if should_retry == "false" and status == 429:
+        return JobRejected(
+            f"endpoint {where}: it says that waiting will not help (HTTP 429, x-should-retry: false){said}. "
+            "Check the account's limits.",
+            kind="quota",
+            **details,
+        )
+    if should_retry == "false":
+        return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind="overloaded", **details)
+    if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
+        return JobRejected(
+            f"endpoint {where}: it asks to wait {wait_s:.0f} s (HTTP {status}), longer than a job should{said}. "
+            "Run it again after that.",
+            kind="quota",
+            **details,
+        )
+    kind = "rate_limited" if status == 429 else "overloaded"
+    return Throttled(f"endpoint {where}: HTTP {status}{said}", kind=kind, retry_after_s=wait_s, **details)
 
 
 def error_in_reply(where: str, error: Any) -> EndpointError:
@@ -143,7 +159,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
         return max(0.0, seconds)
     try:
         date = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=timezone.utc)
@@ -162,7 +178,7 @@ def _error_text(body: bytes) -> tuple[str, str]:
     """The error's code or type, and its message, from the forms that servers use; shortened and without keys."""
     try:
         value = msgspec.json.decode(body[:65536])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body[:1000].decode("utf-8", "replace").strip()
         return "", "" if text.startswith("<") else _shorten(text)
     error = value.get("error", value) if isinstance(value, dict) else value

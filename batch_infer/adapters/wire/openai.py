@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,29 +128,35 @@ class OpenAIWire(Wire):
         content = request.content
         if self._task == "completions":
             return self._head + b'"prompt":' + _encode(content) + b"}"
-        if isinstance(content, bytes):
-            messages = content
-        elif request.files:
-            blocks: list[dict[str, Any]] = [{"type": "text", "text": content}]
-            blocks += [{"type": "image_url", "image_url": {"url": _data_url(file)}} for file in request.files]
-            messages = _encode([{"role": "user", "content": blocks}])
+        if request.files:
+            asked = msgspec.json.decode(content) if isinstance(content, bytes) else _one_message(content)
+            messages = _encode(_with_files(asked, request.files))
         else:
-            messages = b'[{"role":"user","content":' + _encode(content) + b"}]"
+            messages = content if isinstance(content, bytes) else _encode(_one_message(content))
         return self._head + b'"messages":' + messages + b"}"
 
     def decode(self, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:
         """See `Wire.decode`."""
         try:
-            if self._task == "embeddings":
-                return self._vectors(_embeddings.decode(body), requests)
-            return [self._answer(_completion.decode(body))]
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            try:
+                return self._read(body, requests)
+            except msgspec.DecodeError:
+                mended = _mended(body)
+                if mended is None:
+                    raise
+                return self._read(mended, requests)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Ambiguous(
                 f"endpoint {self._name}: its 200 reply cannot be read ({_why(error)}). It may have been billed. "
                 "If it persists, check that base_url leads to an OpenAI-compatible API.",
                 kind="malformed_reply",
                 status=200,
             ) from None
+
+    def _read(self, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:
+        if self._task == "embeddings":
+            return self._vectors(_embeddings.decode(body), requests)
+        return [self._answer(_completion.decode(body))]
 
     def _answer(self, reply: _Completion) -> Reply | EndpointError:
         usage = _read_usage(reply.usage)
@@ -288,6 +295,39 @@ def _floats(text: str) -> list[float]:
         return list(struct.unpack(f"<{len(data) // 4}f", data))
     except (ValueError, struct.error):
         raise msgspec.DecodeError("an embedding is neither numbers nor base64 of 32-bit floats") from None
+
+
+def _mended(body: bytes) -> bytes | None:
+    """A body that Python's own lenient reader takes, as strict JSON; `None` where that would change nothing.
+
+    Such a reply is paid for, so it is read: `NaN` and `Infinity`, which Python servers write, become null, and half a
+    surrogate pair, which a token limit can cut off, becomes U+FFFD.
+    """
+    if not any(mark in body for mark in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
+        return None
+    try:
+        value = json.loads(body, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _one_message(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}]
+
+
+def _with_files(messages: list[Any], files: Sequence[bytes]) -> list[Any]:
+    """The messages with images added to the last one of the user."""
+    images = [{"type": "image_url", "image_url": {"url": _data_url(file)}} for file in files]
+    asking = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
+    if not asking:
+        return [*messages, {"role": "user", "content": images}]
+    message = messages[asking[-1]]
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    messages[asking[-1]] = {**message, "content": [*blocks, *images]}
+    return messages
 
 
 def _why(error: Exception) -> str:

@@ -98,7 +98,7 @@ def column_of(
     results = pa.array([_result(outcome, result_type) for outcome in outcomes], kind)
     if shape is Shape.RESULT:
         return results
-    null_rows = pa.array([outcome is None for outcome in outcomes])
+    null_rows = pa.array([outcome is None for outcome in outcomes], pa.bool_())
     if shape is Shape.RESULT_AND_ERROR:
         messages = pa.array(
             [outcome.failure.message if outcome and outcome.failure else None for outcome in outcomes], pa.string()
@@ -148,7 +148,7 @@ def _details(
             for field in ERROR
         ],
         fields=list(ERROR),
-        mask=pa.array([failure is None for failure in failures]),
+        mask=pa.array([failure is None for failure in failures], pa.bool_()),
     )
     usage = pa.StructArray.from_arrays(
         [pa.array([getattr(usage, name) for usage in usages], pa.int64()) for name in USAGE_FIELDS],

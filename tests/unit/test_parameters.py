@@ -1,7 +1,8 @@
 """modelParameters and responseFormat: what passes as it is, and what is refused before any call."""
 
-import datetime
+import datetime as dt
 import decimal
+import json
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_stream_false_is_dropped_and_true_refused():
         ({"max_completion_tokens": -1}, "chat", "at least 1"),
         ({"temperature": float("nan")}, "chat", "JSON cannot express"),
         ({"a": {"b": [float("inf")]}}, "chat", "'a.b[0]'"),
-        ({"when": datetime.date(2026, 1, 1)}, "chat", "is a date"),
+        ({"when": dt.date(2026, 1, 1)}, "chat", "is a date"),
         ({"t": decimal.Decimal("0.1")}, "chat", "is a Decimal"),
         ({"a": {1: 2}}, "chat", "a key that is not text"),
         ({"max_tokens": 5}, "embeddings", "no 'max_tokens'"),
@@ -66,8 +67,6 @@ SCHEMA = '{"type":"json_schema","json_schema":{"name":"r","schema":{"type":"obje
 
 @pytest.mark.parametrize("text", ['{"type":"text"}', ' {"type": "json_object"} ', SCHEMA])
 def test_the_documented_forms_pass(text):
-    import json
-
     assert parse_response_format(text) == json.loads(text)
     assert parse_response_format(json.loads(text)) == json.loads(text)
 

@@ -22,13 +22,12 @@ def call(**changed):
     return CallIdentity(**{**parts, **changed})
 
 
-def documented_key(endpoint, task, parameters, response_format, content, files, sample):
+def documented_key(shared, content, files, sample):
     """The construction in the module's docstring, with the standard library alone."""
 
     def digest(data):
         return hashlib.blake2b(data, digest_size=16).digest()
 
-    shared = [list(endpoint), task, parameters, response_format]
     parts = [
         b"batch_infer/1",
         json.dumps(shared, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(),
@@ -45,7 +44,7 @@ def documented_key(endpoint, task, parameters, response_format, content, files, 
     st.integers(0, 2**63 - 1),
 )
 def test_the_key_is_the_documented_construction(content, files, sample):
-    expected = documented_key(ENDPOINT, "chat", PARAMETERS, FORMAT, content, files, sample)
+    expected = documented_key([list(ENDPOINT), "chat", PARAMETERS, FORMAT], content, files, sample)
     assert call().key(content, files, sample) == expected
 
 

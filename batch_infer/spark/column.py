@@ -42,7 +42,7 @@ def ai_query(
         model_parameters: Passed to the endpoint as they are: `max_tokens`, `temperature`, ….
         response_format: JSON text (`{"type": "json_object"}` …) or DDL (`'STRUCT<…>'`): constrains the reply.
         files: A column of images: BINARY or ARRAY<BINARY>. Chat endpoints only.
-        details: `True`: the column is the whole row contract, with error, usage and cost; never fails the job for a row.
+        details: `True`: the column is the whole row contract, with error, usage and cost; a row never fails the job.
         sample: Part of the request's identity: equal prompts with different samples are different requests.
         fresh: Ask again although the answer is known.
 

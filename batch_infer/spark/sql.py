@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.planning import check_argument_names, check_request_type, plan_column
+from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
 from batch_infer.spark.session import active_session
 from batch_infer.spark.udf import build_udf
 
@@ -170,11 +170,11 @@ class _Builder:
             if name in given:
                 raise ConfigError(f"{self._name}: the argument {name!r} is given twice.")
             given[name] = value
-        for name in ("endpoint", "request"):
-            if name not in given:
-                raise ConfigError(
-                    f"{self._name}: the argument {name!r} is missing. Write {self._name}(endpoint, request, …)."
-                )
+        if "request" not in given:
+            raise ConfigError(
+                f"{self._name}: the argument 'request' is missing. Write {self._name}(endpoint, request, …), or "
+                f"{self._name}(request => …) for the session's {DEFAULT_ENDPOINT_SETTING}."
+            )
         for name in COLUMNS:
             if name in given:
                 self._refuse_lambda(given[name])
@@ -185,8 +185,8 @@ class _Builder:
         for i in range(leaves.size()):
             if leaves.apply(i).getClass().getSimpleName().endswith("LambdaVariable"):
                 raise ConfigError(
-                    f"{self._name} cannot be called inside a lambda such as transform(xs, x -> …): Spark would not run it "
-                    "there. Explode the array into rows, call it on them, and collect the results."
+                    f"{self._name} cannot be called inside a lambda such as transform(xs, x -> …): Spark would not run "
+                    "it there. Explode the array into rows, call it on them, and collect the results."
                 )
 
     def _constant(self, name: str, expression: Any) -> Any:
@@ -194,7 +194,8 @@ class _Builder:
         if not expression.foldable():
             hint = " Use one query per endpoint, or UNION them." if name == "endpoint" else ""
             raise ConfigError(
-                f"{self._name}: the argument {name!r} must be a constant; {expression.sql()!r} depends on the row.{hint}"
+                f"{self._name}: the argument {name!r} must be a constant; {expression.sql()!r} depends on the row."
+                f"{hint}"
             )
         catalyst = self._jvm.org.apache.spark.sql.catalyst
         kind = expression.dataType()

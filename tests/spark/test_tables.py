@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import functions as F
+from pyspark.sql import functions as F  # noqa: N812
 
 from batch_infer.contract.errors import ConfigError, SinkError
 from batch_infer.spark.tables import Transaction, Written, check_target, write_table
@@ -38,9 +38,8 @@ DIES_IN_A_STEP = textwrap.dedent("""
         if step == deadly:
             os.killpg(0, signal.SIGKILL)  # the JVM too
 
-    write_table(
-        spark.range(100, 140, 1, 4), path, format="parquet", mode=mode, transaction=Transaction("job", 2), on_step=on_step
-    )
+    df = spark.range(100, 140, 1, 4)
+    write_table(df, path, format="parquet", mode=mode, transaction=Transaction("job", 2), on_step=on_step)
 """)
 
 
@@ -64,8 +63,12 @@ def ids(path):
     return seen
 
 
+def names_in(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def leftovers(path):
-    return sorted(name for name in os.listdir(path.parent) if name != path.name)
+    return [name for name in names_in(path.parent) if name != path.name]
 
 
 def write(df, path, mode, transaction=None, **more):
@@ -109,7 +112,7 @@ def test_embeddings_and_all_null_metadata_keep_their_types(spark, tmp_path):
 
 def test_error_refuses_an_existing_table_before_and_leaves_it_alone(spark, tmp_path):
     write(spark.range(5), tmp_path / "t", "error")
-    with pytest.raises(ConfigError, match="there is a table at .*mode is 'error'.*'overwrite' or 'append'"):
+    with pytest.raises(ConfigError, match=r"there is a table at .*mode is 'error'.*'overwrite' or 'append'"):
         check(spark, tmp_path / "t", "error", spark.range(1).schema)
     with pytest.raises(ConfigError):
         write(spark.range(7), tmp_path / "t", "error")
@@ -129,10 +132,10 @@ def test_error_refuses_a_table_that_appeared_while_it_wrote(spark, tmp_path):
 @pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
 def test_a_repeated_transaction_changes_nothing(spark, tmp_path, mode):
     first = write(spark.range(5), tmp_path / "t", mode, ONE)
-    files = sorted(os.listdir(tmp_path / "t"))
+    files = names_in(tmp_path / "t")
     assert check(spark, tmp_path / "t", mode, spark.range(1).schema, transaction=ONE) == first
     assert write(spark.range(5), tmp_path / "t", mode, ONE) == first
-    assert sorted(os.listdir(tmp_path / "t")) == files
+    assert names_in(tmp_path / "t") == files
 
 
 def test_overwrite_replaces_rows_and_schema_even_of_the_table_it_reads(spark, tmp_path):
@@ -178,7 +181,7 @@ def test_append_keeps_to_the_partitions_of_the_table(spark, tmp_path):
     write(df.withColumn("id", F.col("id") + 4), tmp_path / "t", "append", TWO)
     assert {path.parent.name for path in (tmp_path / "t").rglob("*.parquet")} == {"day=00", "day=01"}
     assert spark.read.parquet(str(tmp_path / "t")).count() == 8
-    with pytest.raises(ConfigError, match="partition_by is id, but the table at .* is partitioned by day"):
+    with pytest.raises(ConfigError, match=r"partition_by is id, but the table at .* is partitioned by day"):
         check(spark, tmp_path / "t", "append", df.schema, partition_by=["id"])
 
 
@@ -210,18 +213,18 @@ def test_a_file_in_the_place_of_the_table_is_refused(spark, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused_before(spark, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SinkError, match="could not make the folder .*file/below"):
+    with pytest.raises(SinkError, match=r"could not make the folder .*file/below"):
         check(spark, tmp_path / "file" / "below" / "t", "error", spark.range(1).schema)
 
 
 def test_a_path_that_no_file_system_serves_is_refused_before(spark):
-    with pytest.raises(ConfigError, match="'s4://bucket/t' cannot be used: .*scheme"):
+    with pytest.raises(ConfigError, match=r"'s4://bucket/t' cannot be used: .*scheme"):
         check(spark, "s4://bucket/t", "error", spark.range(1).schema)
 
 
 def test_a_check_leaves_nothing_behind(spark, tmp_path):
     assert check(spark, tmp_path / "t", "error", spark.range(1).schema) is None
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_delta_without_its_jar_is_refused_with_the_lines_that_add_it(spark, tmp_path):
@@ -287,7 +290,7 @@ def test_an_append_whose_staged_files_are_gone_says_so(spark, tmp_path):
         if step == "journalled":
             next(tmp_path.glob(".t.*.tmp")).rename(tmp_path / "lost")
 
-    with pytest.raises(SinkError, match="was cut short, and part-.* is neither in it nor in"):
+    with pytest.raises(SinkError, match=r"was cut short, and part-.* is neither in it nor in"):
         write(spark.range(9), tmp_path / "t", "append", TWO, on_step=lose_the_rest)
 
 
@@ -296,4 +299,4 @@ def test_every_step_of_an_append_is_told(spark, tmp_path):
     write(spark.range(5), tmp_path / "t", "error", ONE)
     write(spark.range(5, 9, 1, 2), tmp_path / "t", "append", TWO, on_step=steps.append)
     assert steps == ["staged", "journalled", "moved", "moved"]
-    assert parquet_tables.SUCCESS in os.listdir(tmp_path / "t")
+    assert parquet_tables.SUCCESS in names_in(tmp_path / "t")

@@ -9,12 +9,12 @@ from typing import TextIO
 from batch_infer.contract.progress import Counters
 from batch_infer.spark.job import RunSummary
 
-LINE_INTERVAL_S = 10.0
+LINE_INTERVAL_S = 5.0
 """Seconds between lines where the output is no terminal, and each line stays."""
 
 
 class ProgressLine:
-    """Draws the totals as one line: rewritten in place on a terminal, a new line every ten seconds elsewhere."""
+    """Draws the totals as one line: rewritten in place on a terminal, a new line every five seconds elsewhere."""
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label

@@ -125,7 +125,7 @@ def test_spark_submit_writes_the_table_and_prints_progress_and_summary(spark, st
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "50 rows: 48 answered, 0 failed, 2 NULL" in done.stdout
-    assert "[mine] 50 rows" in done.stderr
+    assert "[mine] 50 rows" in done.stdout  # spark-submit merges the two streams
     assert spark.read.parquet(str(tmp_path / "out")).count() == 50
     assert endpoint.bodies()[0]["max_tokens"] == 9
 
@@ -133,4 +133,4 @@ def test_spark_submit_writes_the_table_and_prints_progress_and_summary(spark, st
 def test_spark_submit_refuses_an_unknown_column_with_status_2(tmp_path):
     done = submit("--endpoint", "local/chat", "--input", TICKETS, "--prompt", "Say: {boddy}", "--output", str(tmp_path / "o"))
     assert done.returncode == 2
-    assert "error: prompt template: the input has no column 'boddy'. Did you mean {body}?" in done.stderr
+    assert "error: prompt template: the input has no column 'boddy'. Did you mean {body}?" in done.stdout

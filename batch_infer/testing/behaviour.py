@@ -224,7 +224,7 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
         return None
     try:
         body = msgspec.json.decode(raw, type=dict[str, Any])
-    except ValueError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
     api = api or ("chat" if "messages" in body else "embeddings" if "input" in body else "completions")
     prompts = _PROMPTS[api](body)

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import os
 import signal
 import sys
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = msgspec.json.decode(_config_text(options.config), type=EndpointConfig)
-    except ValueError as error:
+    except (msgspec.MsgspecError, ValueError, OSError) as error:
         parser.error(f"--config: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         _run(_serve(config, options.port, watch_parent=options.watch_parent))
@@ -49,11 +50,11 @@ def _config_text(option: str) -> str:
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
+    if importlib.util.find_spec("uvloop") is None:
         asyncio.run(main)
     else:
+        import uvloop  # noqa: PLC0415 - optional
+
         uvloop.run(main)
 
 

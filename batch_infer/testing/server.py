@@ -221,7 +221,7 @@ class Server:
             return
         try:
             answer = msgspec.json.encode(answers[what]())
-        except ValueError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             connection.reply(400, {}, replies.error_body(400, str(error)))
             return
         connection.reply(200, {}, answer)

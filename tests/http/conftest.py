@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from batch_infer.adapters.transport import HttpReply, Transport
 from batch_infer.adapters.transport.httpx_transport import HttpxTransport
 from batch_infer.contract.errors import EndpointError
-from batch_infer.testing import FaultEndpoint
+from batch_infer.testing import EndpointConfig, FaultEndpoint
 
 
 @pytest.fixture
@@ -30,6 +31,26 @@ def endpoint_factory() -> Iterator[Callable[..., FaultEndpoint]]:
             return stack.enter_context(FaultEndpoint(**settings))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def _one_process() -> Iterator[FaultEndpoint]:
+    with FaultEndpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def tell(_one_process: FaultEndpoint) -> Callable[..., FaultEndpoint]:
+    """Like `endpoint_factory`, without its cost: one process for all tests, given new instructions each time."""
+
+    def start(**settings: Any) -> FaultEndpoint:
+        _one_process.wait_until("in_flight", at_most=0)
+        _one_process.configure(**{**msgspec.structs.asdict(EndpointConfig()), **settings})
+        _one_process.wait_until("open_connections", at_most=0)
+        _one_process.reset()
+        return _one_process
+
+    return start
 
 
 def _reqwest(**settings: Any) -> Transport:

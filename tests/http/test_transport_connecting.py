@@ -92,8 +92,8 @@ def test_a_handshake_that_breaks_off_is_transient(http: Any) -> None:
     assert error.kind == "connect"
 
 
-def test_https_to_a_plain_port_stops_the_job(http: Any, endpoint_factory: Any) -> None:
-    endpoint = endpoint_factory()
+def test_https_to_a_plain_port_stops_the_job(http: Any, tell: Any) -> None:
+    endpoint = tell()
     error = http.failure(endpoint.base_url.replace("http:", "https:"))
     assert isinstance(error, JobRejected)
     assert error.kind == "tls"
@@ -223,8 +223,8 @@ def test_an_invalid_url_stops_the_job(http: Any, url: str) -> None:
     assert error.kind == "invalid_url"
 
 
-def test_a_key_with_a_line_break_stops_the_job_and_is_not_shown(http: Any, endpoint_factory: Any) -> None:
-    endpoint = endpoint_factory()
+def test_a_key_with_a_line_break_stops_the_job_and_is_not_shown(http: Any, tell: Any) -> None:
+    endpoint = tell()
 
     async def main() -> None:
         transport = http.make()

@@ -20,7 +20,7 @@ from batch_infer.adapters.transport import MAX_REPLY_BYTES, HttpReply
 from batch_infer.adapters.transport.failures import failure, target_of
 from batch_infer.adapters.transport.httpx_errors import classify
 from batch_infer.adapters.transport.network import KEEP_ALIVE_S, ca_certificates, proxies
-from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.errors import ConfigError, EndpointError
 
 T = TypeVar("T")
 
@@ -109,6 +109,9 @@ class HttpxTransport:
             headers: dict[str, str] = {}
             for name, value in response.headers.raw:
                 headers.setdefault(name.decode("ascii", "replace").lower(), value.decode("latin-1"))
+            length = headers.get("content-length", "")
+            if length.isdecimal() and int(length) > self._max_reply_bytes:
+                raise self._too_large(target)
             encoding = headers.get("content-encoding", "identity").strip().lower()
             return HttpReply(response.status_code, headers, await self._read(response.stream, encoding, target))
         finally:
@@ -130,11 +133,14 @@ class HttpxTransport:
                     raise failure("corrupt_reply", target, str(error)) from None
             size += len(chunk)
             if size > limit:
-                raise failure("reply_too_large", target, f"more than {limit:,} bytes")
+                raise self._too_large(target)
             body.append(chunk)
         if inflate is not None and not inflate.eof and size:
             raise failure("truncated", target, "the compressed data is incomplete")
         return body[0] if len(body) == 1 else b"".join(body)
+
+    def _too_large(self, target: str) -> EndpointError:
+        return failure("reply_too_large", target, f"more than {self._max_reply_bytes:,} bytes")
 
     def _merge(self, headers: Mapping[str, str]) -> httpx.Headers:
         """The request's headers and our own defaults; kept, since a job's requests have the same ones."""

@@ -24,7 +24,7 @@ from pyreqwest.response import Response
 from batch_infer.adapters.transport import MAX_REPLY_BYTES, HttpReply
 from batch_infer.adapters.transport.failures import failure, target_of
 from batch_infer.adapters.transport.network import KEEP_ALIVE_S, TCP_KEEP_ALIVE_S, ca_certificates, proxies
-from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.errors import ConfigError, EndpointError
 
 KIND_BY_CLASS: dict[type[px.PyreqwestError], str] = {
     px.PyreqwestError: "reset",
@@ -67,6 +67,7 @@ KIND_BY_CAUSE: tuple[tuple[str, str, bool], ...] = (
     ("error writing a body to connection", "not_sent", False),
     ("end of file before message length reached", "truncated", False),
     ("unexpected EOF", "truncated", False),
+    ("unexpected end of file", "truncated", False),
 )
 """What the causes add: a part of a cause's text, the kind, whether it counts only while connecting. First match wins.
 
@@ -179,7 +180,7 @@ class ReqwestTransport:
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _too_large(self, target: str) -> Exception:
+    def _too_large(self, target: str) -> EndpointError:
         return failure("reply_too_large", target, f"more than {self._max_reply_bytes:,} bytes")
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -32,8 +32,8 @@ from batch_infer.contract.errors import SinkError
 LOG, INDEX, TABLE = "log", "index", "table"
 FOLDERS = (LOG, INDEX, TABLE)
 TEMPORARY = "_tmp-"
-ABANDONED_S = 24 * 3600
-"""Temporary files older than this belong to nobody."""
+ABANDONED_S = 3600
+"""Temporary files not written to for so long belong to nobody."""
 UNLOCKED_BUSY_S = 600
 """Where there are no locks, a log that was written to less long ago than this counts as busy."""
 ATOMIC_PUT = frozenset({"s3", "gcs", "abfs"})
@@ -202,17 +202,19 @@ class LocalFiles:
                 yield False
                 return
             except OSError:  # no locks on this file system: what maintenance does is safe, only wasteful, beside itself
-                pass
-            self._sweep()
+                self._sweep(FOLDERS, ABANDONED_S)
+            else:
+                self._sweep((INDEX, TABLE), 0)  # only maintenance writes there, and this is the only one
+                self._sweep((LOG,), ABANDONED_S)
             yield True
         finally:
             os.close(handle)
 
-    def _sweep(self) -> None:
-        for folder in FOLDERS:
+    def _sweep(self, folders: Iterable[str], age_s: float) -> None:
+        for folder in folders:
             for path in (self._root / folder).glob(f"{TEMPORARY}*"):
                 with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    if time.time() - path.stat().st_mtime >= age_s:
                         path.unlink()
 
 

@@ -50,8 +50,8 @@ def compact_index(files: Files, *, wait: bool = True) -> int:
 def _compact(files: Files) -> int:
     logs, replaced = current_logs(files)
     for name in replaced:  # a purge was cut short after its new log was there
-        files.delete(log_path(name))
         files.delete(keys_path(name))
+        files.delete(log_path(name))
     index = open_index(files, logs, {})
     for name in files.sizes(INDEX):
         if name not in index:

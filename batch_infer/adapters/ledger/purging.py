@@ -150,5 +150,5 @@ def _replace(files: Files, log: LogFile, scratch: Path) -> None:
     size = scratch.stat().st_size
     files.publish(scratch, log_path(name))  # from here on the old log is not current
     leave_keys(files, name, scan_keys(files, LogFile(name, size, False))._replace(closed=True))
-    files.delete(log_path(log.name))
     files.delete(keys_path(log.name))
+    files.delete(log_path(log.name))

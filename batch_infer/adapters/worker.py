@@ -21,6 +21,7 @@ import msgspec
 from batch_infer.adapters.driver.client import DriverClient, DriverError
 from batch_infer.adapters.driver.protocol import ServiceAddress
 from batch_infer.adapters.driver.reporter import Reporter
+from batch_infer.adapters.ledger import Ledger, LedgerStore, LedgerWriter
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
 from batch_infer.adapters.secrets import resolve
 from batch_infer.adapters.sender import Sender
@@ -28,16 +29,16 @@ from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.adapters.wire.openai import OpenAIWire
 from batch_infer.contract.endpoint import Endpoint
-from batch_infer.contract.errors import EndpointError, JobRejected
+from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
 from batch_infer.contract.progress import Counters, TaskId
-from batch_infer.contract.reply import Reply
+from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.secret import SecretReference
 from batch_infer.contract.typed import TypeJson
 from batch_infer.engine.clock import SystemClock
 from batch_infer.engine.permits import LocalShare
 from batch_infer.engine.retry import RetryPolicy
-from batch_infer.engine.store import NoStore
+from batch_infer.engine.store import NoStore, Store
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.tokens import DEFAULT_COMPLETION_TOKENS
 from batch_infer.engine.window import Batch, Bounds, Finished, Run, Send
@@ -60,6 +61,10 @@ class CallPlan:
     """Tasks that can run at the same time in the cluster, by which limits are divided."""
     service: ServiceAddress | None
     """The driver's service; `None` where there is none."""
+    ledger: str | None = None
+    """Path or URI of the ledger; `None` remembers nothing."""
+    fresh_since: float | None = None
+    """Ask again, although answers are known from before this time (seconds since 1970)."""
 
     def identity(self) -> CallIdentity:
         """What all rows' keys share."""
@@ -72,8 +77,8 @@ class CallPlan:
         )
 
 
-def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch]) -> Iterator[Finished]:
-    """Answers batches in order, with as many requests in flight as the call's permits allow. Runs on a worker.
+def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: bool = True) -> Iterator[Finished]:
+    """Answers batches (in order, unless told otherwise), with as many requests in flight as the call's permits allow. Runs on a worker.
 
     Raises:
         JobRejected: no row can succeed, or another task of this call has already found so.
@@ -91,6 +96,7 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch]) -> Iterator[F
         directive = client.report(plan.call_id, task, count())
         if directive is not None and directive.stop:
             raise JobRejected(directive.stop, kind="stopped")
+    store = _open_store(plan, process, task)
     send = _open_sender(plan, process, client)
     permits = LocalShare(plan.endpoint, plan.slots, clock, random.random)
     feed = _Feed(process.loop, batches)
@@ -98,11 +104,13 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch]) -> Iterator[F
         feed,
         send,
         permits,
-        NoStore(),
+        store,
         clock,
         policy=RetryPolicy.of(plan.endpoint),
         bounds=bounds_of(plan),
         fail_fast=plan.fail_on_error,
+        coalesce=plan.ledger is not None,
+        ordered=ordered,
         tally=tally,
     )
     results = run.results()
@@ -117,13 +125,15 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch]) -> Iterator[F
         feed.start()
         while (finished := process.wait(_next(results))) is not None:
             yield finished
-    except EndpointError as error:
-        if reporter is not None and error.kind != "stopped":
-            reporter.fatal(error.message)
+    except (EndpointError, SinkError) as error:
+        if reporter is not None and getattr(error, "kind", None) != "stopped":
+            reporter.fatal(str(error))
         raise
     finally:
         feed.close()
         process.wait(results.aclose())  # type: ignore[attr-defined]
+        if isinstance(store, LedgerStore):
+            store.close()
         if reporter is not None:
             reporter.close()
 
@@ -136,6 +146,27 @@ def bounds_of(plan: CallPlan) -> Bounds:
     parameters = msgspec.json.decode(plan.parameters)
     most = parameters.get("max_tokens") or parameters.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
     return Bounds(completion_tokens=most * (parameters.get("n") or 1))
+
+
+def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> Store:
+    if plan.ledger is None:
+        return NoStore()
+    endpoint = plan.endpoint
+
+    def price(outcome: Outcome) -> float | None:
+        usage = outcome.usage
+        return endpoint.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+    ledger = process.ledger(plan.ledger)
+    return LedgerStore(
+        ledger,
+        LedgerWriter(ledger.files, f"{task.stage}-{task.partition}-{task.attempt}"),
+        endpoint=endpoint.name,
+        model=endpoint.model,
+        price=price,
+        fresh=plan.fresh_since is not None,
+        fresh_since=plan.fresh_since,
+    )
 
 
 def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> Send:
@@ -198,6 +229,7 @@ class WorkerProcess:
         self.loop = _new_loop()
         self._transports: dict[tuple[Any, ...], Transport] = {}
         self._clients: dict[ServiceAddress, DriverClient] = {}
+        self._ledgers: dict[str, Ledger] = {}
         threading.Thread(target=self._run, name="batch_infer-loop", daemon=True).start()
 
     @classmethod
@@ -225,6 +257,14 @@ class WorkerProcess:
         if address not in self._clients:
             self._clients[address] = DriverClient(address)
         return self._clients[address]
+
+    def ledger(self, path: str) -> Ledger:
+        """The ledger at a path, knowing what is in it by now."""
+        if path in self._ledgers:
+            self._ledgers[path].refresh()
+        else:
+            self._ledgers[path] = Ledger.open(path)
+        return self._ledgers[path]
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -80,6 +80,8 @@ class Recorded(msgspec.Struct, frozen=True, tag_field="t", tag="o", omit_default
     """The embedding in base64: little-endian float32 when they hold its values exactly, else float64."""
     vector_length: int = 0
     failure: Failure | None = None
+    origin: int = -1
+    """The job's number of the row that was billed (`Request.origin`)."""
 
 
 class Heading(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
@@ -104,6 +106,9 @@ class _Answer(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
     vector_length: int = 0
     usage: Usage = Usage()
     latency_ms: int | None = None
+    at_us: int = 0
+    attempts: int = 0
+    origin: int = -1
 
 
 Record = LogStart | Intent | Recorded
@@ -163,7 +168,7 @@ def decode_heading(payload: bytes) -> LogStart | Intent | Heading:
 
 
 def decode_answer(payload: bytes) -> tuple[str, Outcome] | None:
-    """The key, and the outcome as it is served: `from_ledger`, 0 attempts now, usage and latency as they were then.
+    """The key, and the outcome as it is served: `from_ledger`; usage, attempts and latency as they were then.
 
     `None` for a failure, which is no answer.
     """
@@ -173,8 +178,11 @@ def decode_answer(payload: bytes) -> tuple[str, Outcome] | None:
     return answer.key, Outcome(
         reply=_with_embedding(answer.reply, answer.vector, answer.vector_length),
         usage=answer.usage,
+        attempts=answer.attempts,
         latency_ms=answer.latency_ms,
         from_ledger=True,
+        at_us=answer.at_us,
+        origin=answer.origin,
     )
 
 
@@ -194,6 +202,7 @@ def record_of(
     model: str | None = None,
     cost_usd: float | None = None,
     files: int = 0,
+    origin: int = -1,
 ) -> Recorded:
     """The record of one outcome.
 
@@ -207,6 +216,7 @@ def record_of(
         model: What was asked for; the name that the reply reports goes before it.
         cost_usd: `None` when the price is unknown.
         files: How many files went with it.
+        origin: `Request.origin`.
     """
     reply, failure = outcome.reply, outcome.failure
     vector, vector_length = None, 0
@@ -237,6 +247,7 @@ def record_of(
         vector,
         vector_length,
         failure,
+        origin,
     )
 
 

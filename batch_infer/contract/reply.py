@@ -115,3 +115,7 @@ class Outcome(msgspec.Struct):
     latency_ms: int | None = None
     """Of the last attempt; queueing excluded."""
     from_ledger: bool = False
+    at_us: int = 0
+    """Of an outcome from the ledger: when it was recorded, in microseconds since 1970."""
+    origin: int = -1
+    """Of an outcome from the ledger: the `Request.origin` that paid for it."""

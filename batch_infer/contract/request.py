@@ -37,6 +37,8 @@ class Request:
     files: tuple[bytes, ...] = ()
     prompt_tokens: int = 0
     """An estimate, made before sending (`engine.tokens`)."""
+    origin: int = -1
+    """The row that asks, where a job numbers its rows: of equal requests, the row that is billed."""
 
     @property
     def size_bytes(self) -> int:

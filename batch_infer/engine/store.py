@@ -31,7 +31,7 @@ class Store(Protocol):
 class NoStore:
     """Remembers nothing."""
 
-    def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
+    def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:  # noqa: ARG002 - the protocol's
         """See `Store.find`."""
         return {}
 

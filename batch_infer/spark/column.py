@@ -52,7 +52,6 @@ def ai_query(
     Raises:
         ConfigError: an argument is wrong; before anything is sent.
     """
-    del fresh  # nothing is remembered, so every request is fresh
     has_sample = isinstance(sample, Column) or sample != 0
     plan = plan_column(
         active_session(),
@@ -64,6 +63,7 @@ def ai_query(
         details=details,
         has_files=files is not None,
         has_sample=has_sample,
+        fresh=fresh,
     )
     prompt = F.col(request) if isinstance(request, str) else request
     arguments = [prompt]

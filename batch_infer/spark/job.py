@@ -1,24 +1,28 @@
-"""Owns the job engine: a DataFrame in, one call a row, a table out, and what it came to. Does not draw progress."""
+"""Owns the job engine: a DataFrame in, its requests asked once, a table out. Does not draw progress."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
+from batch_infer.adapters.ledger import Ledger
 from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
 from batch_infer.contract.template import Text, check_columns, parse_template
+from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, prepare
 from batch_infer.spark.planning import check_request_type, plan_column
-from batch_infer.spark.session import find_call
+from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
 from batch_infer.spark.tables import check_target, write_table
-from batch_infer.spark.udf import build_udf
+from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.work_folder import WorkFolder
 
 PROGRESS_INTERVAL_S = 0.5
 
@@ -31,6 +35,7 @@ class RunSummary:
     """What a job did. Tokens and dollars are what the endpoint billed for the rows written, repeats included."""
 
     output: str
+    ledger: str
     rows: int
     """Rows written; as many as the input has."""
     succeeded: int
@@ -38,7 +43,9 @@ class RunSummary:
     null: int
     """Rows whose request was NULL: no call."""
     from_ledger: int
-    """Rows that cost nothing now."""
+    """Rows that cost nothing now: known from before, or equal to another row of this job."""
+    asked: int
+    """Distinct requests that were sent now."""
     attempts: int
     """Requests' attempts summed over rows; a packed request counts once for each of its rows."""
     prompt_tokens: int | None
@@ -61,20 +68,23 @@ def run(
     format: str = "parquet",  # noqa: A002 - Spark's own name for it
     mode: str = "error",
     merge_key: Sequence[str] = (),
+    ledger: str | None = None,
     return_type: str | None = None,
     model_parameters: Mapping[str, Any] | None = None,
     response_format: str | Mapping[str, Any] | None = None,
     files: str | None = None,
     sample: str | None = None,
+    fresh: bool = False,
     details: bool = True,
     result_column: str = "result",
     fail_on_error: bool = False,
     on_progress: OnProgress | None = None,
 ) -> RunSummary:
-    """Asks the endpoint once for each row of `df`, and writes the rows with their replies.
+    """Asks the endpoint once for each distinct request of `df`, and writes the rows with their replies.
 
     The output has the input's columns, then the row contract's (`result`, `error`, `usage`, `cost_usd`, …). Rows in =
-    rows out. Every check that needs no reply is made before the first call.
+    rows out. Every check that needs no reply is made before the first call. Each reply is in the ledger before anything
+    is made of it, so that a job that died is finished by running it again, and pays only for what is missing.
 
     Args:
         df: The input.
@@ -83,13 +93,17 @@ def run(
         request: Instead of `prompt`: a column of prompts or messages.
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
-        mode: `error`, `overwrite`, `append` or (Delta) `merge`.
+        mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the job that was broken off, on the
+            input as that job read it, and replace the output. An append that was broken off is continued, too.
         merge_key: Columns that identify a row, for `merge`.
+        ledger: Where replies are kept: a path or URI that all workers share. Default: the setting
+            `spark.batch_infer.ledger`, or `<output>.ledger`, a sibling that overwriting never touches.
         return_type: As for `ai_query`.
         model_parameters: As for `ai_query`.
         response_format: As for `ai_query`.
         files: Name of a column of images.
         sample: Name of a BIGINT column that tells equal prompts apart.
+        fresh: Ask again although the ledger knows the reply.
         details: `False` writes the result and its error message alone.
         result_column: Name of the result's column, such as `embedding`.
         fail_on_error: End the job at the first row that fails for good, instead of writing its error.
@@ -97,7 +111,7 @@ def run(
 
     Raises:
         ConfigError: an argument is wrong, or a column is missing; before anything is paid.
-        SinkError: the output cannot be written.
+        SinkError: the output or the ledger cannot be written.
     """
     spark = df.sparkSession
     if (prompt is None) == (request is None):
@@ -107,44 +121,72 @@ def run(
     for name in (files, sample):
         if name is not None:
             check_columns(parse_template("{" + name + "}"), df.columns)
-    added = [result_column, *(DETAIL_FIELDS if details else ("error_message",))]
-    clashes = [name for name in df.columns if name.lower() in {column.lower() for column in added}]
-    if clashes:
-        raise ConfigError(
-            f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. Rename them "
-            "first, or choose another result_column."
-        )
+    _check_clashes(df.columns, [result_column, *(DETAIL_FIELDS if details else ("error_message",))])
+    settings = settings_of(spark)
+    where = ledger or settings.get(LEDGER_SETTING) or _ledger_beside(spark, output)
+    if where == "off":
+        raise ConfigError("run: a job keeps its replies in a ledger; 'off' is for columns. Give a path, or nothing.")
     plan = plan_column(
         spark,
         endpoint,
         return_type=return_type,
-        fail_on_error=fail_on_error,
         model_parameters=model_parameters,
         response_format=response_format,
         details=True,
         stop_on_row_error=fail_on_error,
         has_files=files is not None,
         has_sample=sample is not None,
+        fresh=fresh,
+        ledger=where,
     )
     check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
-    arguments = [asked]
-    arguments += [F.col(files)] if files is not None else []
-    arguments += [F.col(sample).cast("bigint")] if sample is not None else []
-    answered = df.withColumn("_ai", F.when(asked.isNotNull(), build_udf(plan)(*arguments)))
-    observation = Observation()
-    counted = answered.observe(observation, *_measures())
-    columns = [F.col(f"`{name}`") for name in df.columns]
-    columns.append(F.col("_ai.result").alias(result_column))
-    if details:
-        columns += [F.col(f"_ai.{name}") for name in DETAIL_FIELDS]
-    else:
-        columns.append(F.col("_ai.error.message").alias("error_message"))
-    table = counted.select(*columns)
-    check_target(spark, output, format=format, mode=mode, schema=table.schema, merge_key=merge_key)
-    started = time.monotonic()
+    sink_mode = "overwrite" if mode == "resume" else mode
+    columns = [*(F.col(f"`{name}`") for name in df.columns), *_reply_columns(details, result_column)]
+    empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
+    check_target(spark, output, format=format, mode=sink_mode, schema=empty.schema, merge_key=merge_key)
+
+    started, began_at_us = time.monotonic(), time.time_ns() // 1000
+    work = WorkFolder.of(spark, output, plan, asked)
+    if not (mode in ("resume", "append", "merge") and work.continue_unfinished()):
+        work.begin()
+        number = F.col(sample).cast("bigint") if sample is not None else None
+        prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
+    prepared = spark.read.parquet(work.input)
     with _Watch(plan.call.call_id, on_progress, started):
-        write_table(table, output, format=format, mode=mode, merge_key=merge_key, transaction=None)
-    return _summary(output, observation.get, time.monotonic() - started)
+        fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
+        Ledger.open(where).compact_index()
+    observation = Observation()
+    failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
+    rows = answered(prepared, failures, plan, began_at_us).observe(observation, *_measures())
+    write_table(
+        rows.select(*columns), output, format=format, mode=sink_mode, merge_key=merge_key, transaction=work.transaction
+    )
+    work.finish()
+    is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
+    return _summary(output, where, observation.get, time.monotonic() - started, is_priced=is_priced)
+
+
+def _ledger_beside(spark: SparkSession, output: str) -> str:
+    """`<output>.ledger`, as a path where it is on this machine's disks, else as a URI."""
+    root = Files(spark, output).root.rstrip("/")
+    return (re.sub("^file:/+", "/", root) if root.startswith("file:") else root) + ".ledger"
+
+
+def _check_clashes(given: Sequence[str], added: Sequence[str]) -> None:
+    taken = {name.lower() for name in (*added, *INTERNAL, OUTCOME, ANSWER)}
+    clashes = [name for name in given if name.lower() in taken]
+    if clashes:
+        raise ConfigError(
+            f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. Rename them "
+            "first, or choose another result_column."
+        )
+
+
+def _reply_columns(details: bool, result_column: str) -> list[Column]:
+    result = F.col(f"{ANSWER}.result").alias(result_column)
+    if not details:
+        return [result, F.col(f"{ANSWER}.error.message").alias("error_message")]
+    return [result, *(F.col(f"{ANSWER}.{name}") for name in DETAIL_FIELDS)]
 
 
 def prompt_column(df: DataFrame, template: str) -> Column:
@@ -155,11 +197,13 @@ def prompt_column(df: DataFrame, template: str) -> Column:
     """
     parts = parse_template(template)
     check_columns(parts, df.columns)
-    return F.concat(*(F.lit(part.text) if isinstance(part, Text) else F.col(part.path).cast("string") for part in parts))
+    return F.concat(
+        *(F.lit(part.text) if isinstance(part, Text) else F.col(part.path).cast("string") for part in parts)
+    )
 
 
 def _measures() -> list[Column]:
-    ai = "_ai"
+    ai = ANSWER
     failed = F.col(f"{ai}.error").isNotNull()
     paid = ~F.col(f"{ai}.from_ledger")
     usage = [F.sum(F.when(paid, F.col(f"{ai}.usage.{name}"))).alias(name) for name in USAGE_FIELDS[:3]]
@@ -168,6 +212,7 @@ def _measures() -> list[Column]:
         F.count(F.when(F.col(ai).isNull(), 1)).alias("null"),
         F.count(F.when(failed, 1)).alias("failed"),
         F.count(F.when(F.col(f"{ai}.from_ledger"), 1)).alias("from_ledger"),
+        F.count(F.when(paid & (F.col(f"{ai}.attempts") > 0), 1)).alias("asked"),
         F.sum(F.when(paid, F.col(f"{ai}.attempts"))).alias("attempts"),
         *usage,
         F.sum(F.when(paid, F.col(f"{ai}.cost_usd"))).alias("cost_usd"),
@@ -175,20 +220,22 @@ def _measures() -> list[Column]:
     ]
 
 
-def _summary(output: str, seen: Mapping[str, Any], seconds: float) -> RunSummary:
+def _summary(output: str, ledger: str, seen: Mapping[str, Any], seconds: float, *, is_priced: bool) -> RunSummary:
     errors = {kind: seen[f"error {kind}"] for kind in ROW_ERROR_KINDS if seen[f"error {kind}"]}
     return RunSummary(
         output=output,
+        ledger=ledger,
         rows=seen["rows"],
         succeeded=seen["rows"] - seen["null"] - seen["failed"],
         failed=seen["failed"],
         null=seen["null"],
         from_ledger=seen["from_ledger"],
+        asked=seen["asked"],
         attempts=seen["attempts"] or 0,
         prompt_tokens=seen["prompt_tokens"],
         completion_tokens=seen["completion_tokens"],
         total_tokens=seen["total_tokens"],
-        cost_usd=seen["cost_usd"],
+        cost_usd=(seen["cost_usd"] or 0.0) if is_priced else None,
         seconds=seconds,
         errors=errors,
     )

@@ -10,20 +10,21 @@ import pandas as pd
 import pyarrow as pa
 
 
-def over_pandas(plan: Any, evaluate: Callable[[Any, Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]]) -> Any:
-    """Wraps `evaluate` for `pandas_udf`; the annotations tell Spark which kind of UDF it is."""
-    is_struct = plan.ddl.startswith("STRUCT")
+def over_pandas(
+    evaluate: Callable[[Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]], ddl: str, *, several: bool
+) -> Any:
+    """Wraps a function over Arrow columns for `pandas_udf`; the annotations tell Spark which kind of UDF it is."""
+    is_struct = ddl.startswith("STRUCT")
 
     def one(columns: Iterator[Any]) -> Iterator[Any]:
-        for column in evaluate(plan, ((_to_arrow(item),) for item in columns)):
+        for column in evaluate((_to_arrow(item),) for item in columns):
             yield _to_pandas(column, is_struct)
 
     def many(columns: Iterator[Any]) -> Iterator[Any]:
-        for column in evaluate(plan, (tuple(map(_to_arrow, items)) for items in columns)):
+        for column in evaluate(tuple(map(_to_arrow, items)) for items in columns):
             yield _to_pandas(column, is_struct)
 
     output = pd.DataFrame if is_struct else pd.Series
-    several = plan.has_files or plan.has_sample
     function = many if several else one
     function.__name__ = "ai_query"
     function.__annotations__ = {

@@ -5,6 +5,7 @@ Both surfaces come through here, the Python Column and the SQL function, so that
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -21,7 +22,7 @@ from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.parameters import check_parameters, parse_response_format
 from batch_infer.contract.rows import Shape
 from batch_infer.contract.typed import check_result_type, ddl_of, response_format_of
-from batch_infer.spark.session import open_call, settings_of, task_slots
+from batch_infer.spark.session import ledger_path, open_call, settings_of, task_slots
 from batch_infer.spark.udf import ColumnPlan
 
 DEFAULT_ENDPOINT_SETTING = "spark.batch_infer.default_endpoint"
@@ -39,10 +40,13 @@ def plan_column(
     stop_on_row_error: bool | None = None,
     has_files: bool = False,
     has_sample: bool = False,
+    fresh: bool = False,
+    ledger: str | None = None,
 ) -> ColumnPlan:
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
 
-    `stop_on_row_error` says whether a failed row ends the job; by default `fail_on_error`, unless `details`.
+    `ledger` is a path, `"off"`, or `None` for the session's own (`spark.batch_infer.ledger`, or in local mode a
+    folder that lives as long as the session). `stop_on_row_error` says whether a failed row ends the job; by default `fail_on_error`, unless `details`.
 
     Raises:
         ConfigError: says which argument, what is wrong with it, and what is allowed.
@@ -81,6 +85,8 @@ def plan_column(
         fail_on_error=fail_on_error and not details if stop_on_row_error is None else stop_on_row_error,
         slots=task_slots(spark),
         service=address,
+        ledger=ledger_path(spark, settings, ledger),
+        fresh_since=time.time() if fresh else None,
     )
     shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR
     return ColumnPlan(

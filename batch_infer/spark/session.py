@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import atexit
 import logging
+import shutil
+import tempfile
 import threading
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -27,6 +30,9 @@ logger = logging.getLogger("batch_infer")
 _lock = threading.Lock()
 _service: DriverService | None = None
 _local_servers = LocalServers()
+_scratch: dict[str, str] = {}
+
+LEDGER_SETTING = "spark.batch_infer.ledger"
 
 
 def active_session() -> SparkSession:
@@ -53,6 +59,25 @@ def settings_of(spark: SparkSession) -> dict[str, str]:
         if pair._1().startswith("spark.batch_infer."):
             settings[pair._1()] = pair._2()
     return settings
+
+
+def ledger_path(spark: SparkSession, settings: Mapping[str, str], given: str | None = None) -> str | None:
+    """Where replies are remembered: what is given, the session's setting, or (local mode) a folder of the session.
+
+    Returns:
+        A path or URI, or `None` where nothing is remembered: `"off"`, or a cluster without a setting.
+    """
+    chosen = given or settings.get(LEDGER_SETTING)
+    if chosen is not None:
+        return None if chosen == "off" else chosen
+    if not spark.sparkContext.master.startswith("local"):
+        return None
+    application = spark.sparkContext.applicationId
+    with _lock:
+        if application not in _scratch:
+            _scratch[application] = tempfile.mkdtemp(prefix=f"batch_infer-{application}-")
+            atexit.register(shutil.rmtree, _scratch[application], ignore_errors=True)
+        return _scratch[application]
 
 
 def task_slots(spark: SparkSession) -> int:

@@ -135,14 +135,14 @@ class _Builder:
             details=_expect(constants, "details", bool, default=False),
             has_files="files" in given,
             has_sample="sample" in given,
+            fresh=_expect(constants, "fresh", bool, default=False),
         )
-        _expect(constants, "fresh", bool)
         request = given["request"]
         check_request_type(_type_of(request), plan.call.endpoint.task)
         expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
         dynamic = [request]
         if "files" in given:
-            dynamic.append(given["files"])
+            dynamic.append(_images(given["files"]))
         if "sample" in given:
             dynamic.append(_integer(given["sample"]))
         udf = build_udf(plan)
@@ -232,6 +232,15 @@ def _integer(expression: Any) -> Any:
     if kind not in ("tinyint", "smallint", "int", "bigint"):
         raise ConfigError(
             f"ai_query: the argument 'sample' is a whole number (BIGINT), constant or column; got {kind.upper()}."
+        )
+    return expression
+
+
+def _images(expression: Any) -> Any:
+    kind = expression.dataType().simpleString()
+    if kind not in ("binary", "array<binary>", "void"):
+        raise ConfigError(
+            f"ai_query: the argument 'files' is BINARY or ARRAY<BINARY>, the images themselves; got {kind.upper()}."
         )
     return expression
 

@@ -22,6 +22,9 @@ from batch_infer.spark.arrow import column_of, requests_of
 
 HAS_ARROW_UDF = hasattr(functions, "arrow_udf")
 
+Columns = Iterator[tuple[pa.Array, ...]]
+"""The argument columns of a UDF, batch after batch."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnPlan:
@@ -45,19 +48,42 @@ class ColumnPlan:
 def build_udf(plan: ColumnPlan) -> Any:
     """The UDF of a plan. Its arguments: request, then files and sample where the plan has them.
 
-    Nondeterministic, so that Spark neither repeats it for a filter on its result nor merges it away.
+    With a ledger it is deterministic: Spark prunes the rows that it need not ask for, and what it evaluates twice is
+    answered from the ledger. Without one, or where asked afresh, it is nondeterministic, so that Spark does not evaluate
+    it again for a filter on its result.
     """
-    if HAS_ARROW_UDF:
-        udf = functions.arrow_udf(_over_arrow(plan), returnType=plan.ddl)
-    else:
-        udf = functions.pandas_udf(_over_pandas(plan), returnType=plan.ddl)
-    return udf.asNondeterministic()
+    several = plan.has_files or plan.has_sample
+    udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several)
+    remembers = plan.call.ledger is not None and plan.call.fresh_since is None
+    return udf if remembers else udf.asNondeterministic()
 
 
-def evaluate(plan: ColumnPlan, columns: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+def iterator_udf(work: Callable[[Columns], Iterator[pa.Array]], ddl: str, *, several: bool) -> Any:
+    """A UDF that sees its argument columns batch after batch, as Arrow arrays, whatever the Spark version.
+
+    Args:
+        work: From batches of argument columns to batches of the result, of the same total length. Must pickle.
+        ddl: The result's type.
+        several: Whether it has more than one argument.
+    """
+    if not HAS_ARROW_UDF:
+        from batch_infer.spark import pandas_border  # noqa: PLC0415 - only where Spark has no arrow_udf
+
+        return functions.pandas_udf(pandas_border.over_pandas(work, ddl, several=several), returnType=ddl)
+
+    def ai_query(columns: Iterator[Any]) -> Iterator[pa.Array]:
+        return work(item if isinstance(item, tuple) else (item,) for item in columns)
+
+    # Spark tells from these annotations which kind of UDF it is; it looks for this form of tuple.
+    ai_query.__annotations__ = {
+        "columns": Iterator[Tuple[pa.Array, ...]] if several else Iterator[pa.Array],  # noqa: UP006
+        "return": Iterator[pa.Array],
+    }
+    return functions.arrow_udf(ai_query, returnType=ddl)
+
+
+def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
     """Answers batches of argument columns with batches of the result column, of the same lengths, in order."""
-    context = TaskContext.get()
-    task = TaskId(context.stageId(), context.partitionId(), context.taskAttemptId())
     identity = plan.call.identity()
 
     def batches() -> Iterator[Batch]:
@@ -66,24 +92,11 @@ def evaluate(plan: ColumnPlan, columns: Iterator[tuple[pa.Array, ...]]) -> Itera
             sample = arguments[-1] if plan.has_sample else None
             yield Batch(requests_of(arguments[0], files, sample, identity))
 
-    for done in answer(plan.call, task, batches()):
+    for done in answer(plan.call, current_task(), batches()):
         yield column_of(done.outcomes, done.requests, plan.shape, plan.call.result_type, plan.call.endpoint)
 
 
-def _over_arrow(plan: ColumnPlan) -> Callable[..., Any]:
-    def ai_query(columns: Iterator[Any]) -> Iterator[pa.Array]:
-        return evaluate(plan, (item if isinstance(item, tuple) else (item,) for item in columns))
-
-    several = plan.has_files or plan.has_sample
-    # Spark tells from these annotations which kind of UDF it is; it looks for this form of tuple.
-    ai_query.__annotations__ = {
-        "columns": Iterator[Tuple[pa.Array, ...]] if several else Iterator[pa.Array],  # noqa: UP006
-        "return": Iterator[pa.Array],
-    }
-    return ai_query
-
-
-def _over_pandas(plan: ColumnPlan) -> Callable[..., Any]:
-    from batch_infer.spark import pandas_border  # noqa: PLC0415 - only where Spark has no arrow_udf
-
-    return pandas_border.over_pandas(plan, evaluate)
+def current_task() -> TaskId:
+    """The task attempt that this worker is running."""
+    context = TaskContext.get()
+    return TaskId(context.stageId(), context.partitionId(), context.taskAttemptId())

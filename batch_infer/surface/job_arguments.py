@@ -20,7 +20,9 @@ def parse_job(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     source = parser.add_argument_group("input")
     source.add_argument("--input", required=True, help="path of the table to read")
     source.add_argument("--input-format", default="parquet", help="parquet, json, csv, delta, … (default: parquet)")
-    source.add_argument("--input-option", action="append", default=[], metavar="NAME=VALUE", help="option of the reader")
+    source.add_argument(
+        "--input-option", action="append", default=[], metavar="NAME=VALUE", help="option of the reader"
+    )
     source.add_argument("--limit", type=int, help="read only so many rows")
     request = parser.add_argument_group("request")
     request.add_argument("--endpoint", help="a registered name, 'provider/model', 'local/chat' or 'local/embed'")
@@ -35,10 +37,12 @@ def parse_job(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sink = parser.add_argument_group("output")
     sink.add_argument("--output", required=True, help="path of the table to write")
     sink.add_argument("--format", default="parquet", choices=["parquet", "delta"])
-    sink.add_argument("--mode", default="error", choices=["error", "overwrite", "append", "merge"])
+    sink.add_argument("--mode", default="error", choices=["error", "overwrite", "append", "merge", "resume"])
     sink.add_argument("--merge-key", action="append", default=[], metavar="COLUMN", help="for --mode merge; repeatable")
     sink.add_argument("--result-column", default="result", help="name of the result's column")
     sink.add_argument("--details", action=argparse.BooleanOptionalAction, default=True, help="usage, cost, error, …")
+    parser.add_argument("--ledger", help="where replies are kept (default: <output>.ledger)")
+    parser.add_argument("--fresh", action="store_true", help="ask again although the ledger knows the reply")
     parser.add_argument("--fail-on-error", action="store_true", help="end the job at the first row that fails")
     parser.add_argument("--no-progress", action="store_true")
     return parser.parse_args(arguments)
@@ -65,6 +69,8 @@ def run_options(options: argparse.Namespace) -> dict[str, Any]:
         "merge_key": options.merge_key,
         "result_column": options.result_column,
         "details": options.details,
+        "ledger": options.ledger,
+        "fresh": options.fresh,
         "fail_on_error": options.fail_on_error,
         "progress": not options.no_progress,
     }
@@ -90,5 +96,5 @@ def _json_object(option: str, text: str | None) -> dict[str, Any] | None:
     except msgspec.DecodeError as error:
         raise ConfigError(f"{option}: {text!r} is not JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{option}: {text!r} is not a JSON object, such as {{\"max_tokens\": 64}}.")
+        raise ConfigError(f'{option}: {text!r} is not a JSON object, such as {{"max_tokens": 64}}.')
     return value

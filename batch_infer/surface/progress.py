@@ -74,16 +74,17 @@ def line_of(label: str, totals: Counters, seconds: float) -> str:
 def summary_lines(summary: RunSummary) -> list[str]:
     """A job's summary, a line each."""
     rows = f"{summary.rows:,} rows: {summary.succeeded:,} answered, {summary.failed:,} failed, {summary.null:,} NULL"
-    if summary.from_ledger:
-        rows += f", {summary.from_ledger:,} from the ledger"
     cost = "price unknown" if summary.cost_usd is None else f"${summary.cost_usd:,.4f}"
     lines = [
         f"{rows} in {summary.seconds:.1f} s ({summary.rows / max(summary.seconds, 1e-9):,.1f} rows/s)",
         f"usage: {_count(summary.prompt_tokens)} prompt + {_count(summary.completion_tokens)} completion tokens, {cost}",
     ]
+    if summary.from_ledger:
+        lines.insert(1, f"{summary.asked:,} requests asked now; {summary.from_ledger:,} rows answered without one")
     if summary.errors:
         lines.append("errors: " + ", ".join(f"{count:,} × {kind}" for kind, count in sorted(summary.errors.items())))
     lines.append(f"output: {summary.output}")
+    lines.append(f"ledger: {summary.ledger} (what is in it is never paid for again)")
     return lines
 
 

@@ -89,6 +89,7 @@ class LedgerStore:
                 model=self._model,
                 cost_usd=self._price(outcome) if self._price is not None else None,
                 files=len(request.files),
+                origin=request.origin,
             )
         )
 

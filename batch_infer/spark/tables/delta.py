@@ -67,6 +67,11 @@ def has_table(files: Files, names: Siblings, mode: str) -> bool:
         raise ConfigError(f"{files.root} is a file, and a table is a folder. Write to another path.")
     present = [entry.name for entry in files.list(files.root)]
     if present and not _leftovers(files, names, mode):
+        if _leftovers(files, names, "overwrite"):
+            raise ConfigError(
+                f"{files.root} holds files of another run's first write, which has not committed. If that run is dead, "
+                "write with mode='overwrite'."
+            )
         raise ConfigError(
             f"{files.root} holds {present[0]!r}, but no Delta table. Write to a path of its own; or, if these are "
             f"Parquet files that are to become one: CONVERT TO DELTA parquet.`{files.root}`"
@@ -165,18 +170,16 @@ def write(
         files.delete(files.root)
         files.write_text(names.creating, "")
     on_step("writing")
-    if mode == "merge" and not is_new:
-        _merge(df, files, names, merge_key, transaction)
-    else:
-        writer = df.write.format("delta").mode("append" if mode == "merge" else mode)
-        options = {"userMetadata": tag_of(names), "partitionOverwriteMode": "static"}
-        if mode == "overwrite":
-            options["overwriteSchema"] = "true"
-        if transaction is not None:
-            options |= {"txnAppId": transaction.app_id, "txnVersion": str(transaction.version)}
-        if partition_by:
-            writer = writer.partitionBy(*partition_by)
-        writer.options(**options).save(files.root)
+    try:
+        if mode == "merge" and not is_new:
+            _merge(df, files, names, merge_key, transaction)
+        else:
+            _save(df, files, names, mode, partition_by, transaction)
+    except BaseException:
+        if is_new and not _has_commits(files):
+            files.delete(files.root)
+            files.delete(names.creating)
+        raise
     clean(files, names, mode)
     commit = commit_of(spark, files, tag_of(names))
     if commit is None:
@@ -185,6 +188,25 @@ def write(
             "Count the version up with every write."
         )
     return commit
+
+
+def _save(
+    df: DataFrame,
+    files: Files,
+    names: Siblings,
+    mode: str,
+    partition_by: Sequence[str],
+    transaction: Transaction | None,
+) -> None:
+    writer = df.write.format("delta").mode("append" if mode == "merge" else mode)
+    options = {"userMetadata": tag_of(names), "partitionOverwriteMode": "static"}
+    if mode == "overwrite":
+        options["overwriteSchema"] = "true"
+    if transaction is not None:
+        options |= {"txnAppId": transaction.app_id, "txnVersion": str(transaction.version)}
+    if partition_by:
+        writer = writer.partitionBy(*partition_by)
+    writer.options(**options).save(files.root)
 
 
 def _merge(

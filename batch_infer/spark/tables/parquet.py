@@ -154,7 +154,11 @@ def _stage(df: DataFrame, files: Files, names: Siblings, partition_by: Sequence[
     writer = df.write.mode("error")
     if partition_by:
         writer = writer.partitionBy(*partition_by)
-    writer.parquet(names.staging)
+    try:
+        writer.parquet(names.staging)
+    except BaseException:
+        files.delete(names.staging)
+        raise
     paths = [f"{names.staging}/{name}" for name in _data_files(files, names.staging)]
     # From the files' footers: what is counted is what can be read back.
     return int(df.sparkSession.read.parquet(*paths).count()) if paths else 0

@@ -117,7 +117,8 @@ def write_table(
         format: parquet or delta.
         mode: error, overwrite, append or merge (Delta only).
         merge_key: For merge: the columns that say which row is replaced.
-        transaction: This write's identity; a repetition changes nothing. `None`: each call writes.
+        transaction: This write's identity; a repetition changes nothing, and clears what a killed run left beside the
+            table. `None`: each call writes, and a killed one's leftovers stay.
         partition_by: Columns that become folders.
         on_step: Told of each step that a crash could follow; for tests.
 

@@ -1,0 +1,138 @@
+"""Owns the three passes of a job over its rows. Does not check arguments or write the output: `spark.job` does.
+
+prepare   the input, numbered, with each row's request key; kept on disk, because an input that reads a clock, a
+          random number or a database would give other keys the second time
+fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger
+answered  each row with its reply from the ledger; sends nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+
+from batch_infer.adapters.ledger import Ledger
+from batch_infer.adapters.worker import CallPlan, answer
+from batch_infer.contract.errors import SinkError
+from batch_infer.contract.reply import Outcome
+from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.rows import Shape
+from batch_infer.engine.tokens import estimate_prompt_tokens
+from batch_infer.engine.window import Batch
+from batch_infer.spark.arrow import column_of, requests_of
+from batch_infer.spark.udf import ColumnPlan, Columns, current_task, iterator_udf
+
+KEY, ROW, REQUEST, FILES = "_bi_key", "_bi_row", "_bi_request", "_bi_files"
+OUTCOME, ANSWER = "_bi_outcome", "_bi"
+INTERNAL = (KEY, ROW, REQUEST, FILES)
+PARTITIONS_PER_SLOT = 4
+"""Parts of the distinct requests for each task slot, so that slots that are done early take further parts."""
+
+FAILED_DDL = f"{KEY} STRING, {OUTCOME} STRING"
+_FAILED = pa.schema([(KEY, pa.string()), (OUTCOME, pa.string())])
+_outcome = msgspec.json.Decoder(Outcome)
+
+
+def prepare(df: DataFrame, plan: ColumnPlan, request: Column, files: Column | None, sample: Column | None) -> DataFrame:
+    """The input's columns, its requests and files, the row's number and its key (NULL for a NULL request)."""
+    columns = [request.alias(REQUEST), *([files.alias(FILES)] if files is not None else [])]
+    arguments = [F.col(REQUEST), *([F.col(FILES)] if files is not None else [])]
+    with_request = df.select("*", *columns)
+    if sample is not None:
+        arguments.append(sample)
+    keys = iterator_udf(lambda batches: _keys(plan, batches), "STRING", several=len(arguments) > 1)
+    return with_request.select("*", F.monotonically_increasing_id().alias(ROW), keys(*arguments).alias(KEY))
+
+
+def _keys(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
+    identity = plan.call.identity()
+    for arguments in columns:
+        files = arguments[1] if plan.has_files else None
+        sample = arguments[-1] if plan.has_sample else None
+        requests = requests_of(arguments[0], files, sample, identity)
+        yield pa.array([request.key if request is not None else None for request in requests], pa.string())
+
+
+def fill(prepared: DataFrame, plan: ColumnPlan) -> DataFrame:
+    """Asks, once it is run, for every distinct key that the ledger does not know; gives the failures alone."""
+    asked = prepared.where(F.col(KEY).isNotNull()).select(*[name for name in INTERNAL if name in prepared.columns])
+    distinct = asked.repartition(PARTITIONS_PER_SLOT * plan.call.slots, KEY).dropDuplicates([KEY])
+    call = plan.call
+    return distinct.mapInArrow(lambda batches: _fill(call, batches), FAILED_DDL)
+
+
+def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def batches() -> Iterator[Batch]:
+        for record_batch in record_batches:
+            yield Batch(_requests(record_batch))
+
+    for done in answer(call, current_task(), batches(), ordered=False):
+        failed = [
+            (request.key, msgspec.json.encode(msgspec.structs.replace(outcome, origin=request.origin)).decode())
+            for request, outcome in zip(done.requests, done.outcomes, strict=True)
+            if request is not None and outcome is not None and outcome.failure is not None
+        ]
+        if failed:
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(column, pa.string()) for column in zip(*failed, strict=True)], schema=_FAILED
+            )
+
+
+def _requests(batch: pa.RecordBatch) -> list[Request | None]:
+    contents = batch.column(REQUEST).to_pylist()
+    files: list[Any] = batch.column(FILES).to_pylist() if FILES in batch.schema.names else [None] * len(contents)
+    requests: list[Request | None] = []
+    for key, row, content, attached in zip(
+        batch.column(KEY).to_pylist(), batch.column(ROW).to_pylist(), contents, files, strict=True
+    ):
+        images = () if attached is None else (attached,) if isinstance(attached, bytes) else tuple(attached)
+        asked = content if isinstance(content, str) else canonical_messages(content)
+        tokens = estimate_prompt_tokens(asked, len(images))
+        requests.append(Request(key=key, content=asked, files=images, prompt_tokens=tokens, origin=row))
+    return requests
+
+
+def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, began_at_us: int) -> DataFrame:
+    """The prepared rows with the column `ANSWER`: the row contract, NULL for a NULL request. Sends nothing.
+
+    Raises (when run):
+        SinkError: a key is neither in the ledger nor among the failures.
+    """
+    joined = prepared.drop(REQUEST, FILES).join(failures, KEY, "left")
+    udf = iterator_udf(lambda columns: _answers(plan, began_at_us, columns), plan.ddl, several=True)
+    reply = udf.asNondeterministic()(F.col(KEY), F.col(ROW), F.col(OUTCOME))  # so that it is evaluated once
+    return joined.withColumn(ANSWER, F.when(F.col(KEY).isNotNull(), reply))
+
+
+def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[pa.Array]:
+    call = plan.call
+    assert call.ledger is not None
+    ledger = Ledger.open(call.ledger)
+    for keys, rows, failures in columns:
+        wanted = keys.to_pylist()
+        found = ledger.find([key for key in wanted if key is not None], since=call.fresh_since)
+        outcomes: list[Outcome | None] = []
+        requests: list[Request | None] = []
+        for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
+            requests.append(None if key is None else Request(key=key, content=""))
+            outcomes.append(None if key is None else _outcome_of(key, row, found.get(key), failure, began_at_us))
+        yield column_of(outcomes, requests, Shape.DETAILS, call.result_type, call.endpoint)
+
+
+def _outcome_of(key: str, row: int, known: Outcome | None, failure: str | None, began_at_us: int) -> Outcome:
+    """The row's outcome; of the rows that share a reply, only the one that was billed in this job says so."""
+    if known is not None:
+        is_billed = known.origin == row and known.at_us >= began_at_us
+        return msgspec.structs.replace(known, from_ledger=not is_billed)
+    if failure is None:
+        raise SinkError(
+            f"request {key} has no reply in the ledger, although all have been asked for. Was the ledger changed or "
+            "purged meanwhile? Run the job again with mode='resume'."
+        )
+    outcome = _outcome.decode(failure)
+    return outcome if outcome.origin == row else Outcome(failure=outcome.failure)

@@ -1,1 +1,1 @@
-"""The third ring: everything that touches the world outside Spark: HTTP, wire formats, the driver service, local models."""
+"""The third ring: the world outside Spark: HTTP, wire formats, the ledger, the driver service, local models."""

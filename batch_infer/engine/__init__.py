@@ -1,1 +1,1 @@
-"""The second ring: window, retries, limits, token estimates. Pure logic: the clock is injected and nothing here does I/O."""
+"""The second ring: window, retries, limits, token estimates. Pure logic: the clock is injected, nothing does I/O."""

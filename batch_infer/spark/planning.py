@@ -104,7 +104,7 @@ def check_request_type(request: DataType, task: str) -> None:
     if kind in ("string", "void") or kind.startswith(("varchar", "char")):
         return
     if kind == "array" and task == "chat":
-        element = request.elementType  # type: ignore[attr-defined]
+        element = request.elementType
         if element.typeName() == "struct" and {"role", "content"} <= set(element.fieldNames()):
             return
     messages = ", or an ARRAY<STRUCT<role: STRING, content: STRING>> of messages" if task == "chat" else ""

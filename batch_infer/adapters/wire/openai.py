@@ -279,9 +279,10 @@ def _read_usage(raw: msgspec.Raw) -> Usage:
     prompt, completion, total = _count(usage.prompt_tokens), _count(usage.completion_tokens), _count(usage.total_tokens)
     if total is None and prompt is not None:
         total = prompt + (completion or 0)
-    cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
-    reasoning = usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
-    return Usage(prompt, completion, total, _count(cached), _count(reasoning))
+    in_prompt, in_completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    cached = _count(in_prompt.cached_tokens) if in_prompt is not None else None
+    reasoning = _count(in_completion.reasoning_tokens) if in_completion is not None else None
+    return Usage(prompt, completion, total, cached, reasoning)
 
 
 def _count(value: int | None) -> int | None:

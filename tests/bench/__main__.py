@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead")
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that endpoints end with us
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)}; all when left out")
     parser.add_argument("--pairs", type=int, help="interleaved repetitions, where a measurement compares")

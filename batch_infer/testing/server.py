@@ -92,7 +92,11 @@ class Server:
             tally.connections += 1
             tally.open_connections += 1
         tally.arrived(head.path, head.headers.keys(), body, now)
-        request, decision = self._judge(head, body, now)
+        try:
+            request, decision = self._judge(head, body, now)
+        except Exception as error:  # noqa: BLE001 - a request that this endpoint cannot read must not look like a stall
+            message = f"The endpoint cannot handle this request: {type(error).__name__}: {error}"
+            request, decision = None, Decision(500, {}, replies.error_body(500, message, code="script_error"))
         work = connection.work = Work(connection, request, decision)
         config = self.config
         if decision.admitted and config.slots is not None and self._serving >= config.slots:
@@ -115,6 +119,7 @@ class Server:
         if work is not None:
             self.tally.abandoned += 1
             self.tally.dropped()
+            self._behaviour.limits.settle(work.decision.reserved_tokens, 0)
             if work.timer is not None:
                 work.timer.cancel()
             self._discard(work)

@@ -152,6 +152,7 @@ class TestReplies:
         assert call(f"{endpoint.base_url}/chat/completions", {"messages": []}).status == 400
         assert call(f"{endpoint.base_url}/nothing", {}).status == 404
         assert embed(endpoint, "a", "b", "c").status == 400
+        assert chat(endpoint, "x", n="three").body["error"]["code"] == "script_error"
         assert endpoint.stats()["in_flight"] == 0
 
 

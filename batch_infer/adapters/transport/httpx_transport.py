@@ -99,7 +99,9 @@ class HttpxTransport:
                 known = classify(error)
                 if known is None:
                     raise
-                kind, detail = known, str(error) or type(error).__name__
+                kind = known
+                seconds = self._timeouts["connect"] if kind == "connect_timeout" else None
+                detail = str(error) or type(error).__name__ if seconds is None else f"{seconds:g} s"
         # Outside the except blocks: the library's exception, which holds the request, must not travel as the context.
         raise failure(kind, target, detail)
 

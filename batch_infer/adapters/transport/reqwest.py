@@ -79,6 +79,8 @@ there makes a failure `Ambiguous` that could have been `Transient`, never the ot
 class ReqwestTransport:
     """A `Transport` on pyreqwest. Belongs to the event loop in which it is first used.
 
+    To be built after a fork: pyreqwest works in a thread of its own, one for the process, which a fork does not copy.
+
     Replies are read as a stream and cut off at `max_reply_bytes`, counted after decompression: a gzip bomb or an
     endless body costs that much memory and no more. A `Content-Length` below it is trusted, which is the common path.
 
@@ -129,8 +131,11 @@ class ReqwestTransport:
         except (px.PyreqwestError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            message = f"The HTTP client cannot be built: {_detail(error)}. Check the CA file and the proxy's URL."
+            detail = _detail(error)
+            why = "" if "://" in detail else f" ({detail})"  # a proxy's URL may hold a password
+            message = f"The HTTP client cannot be built{why}. Check the CA file and the proxy's URL."
         else:
+            self._connect_timeout_s = connect_timeout_s
             self._max_reply_bytes = max_reply_bytes
             return
         raise ConfigError(message)
@@ -146,15 +151,15 @@ class ReqwestTransport:
             if timeout_s is not None:
                 builder = builder.timeout(timedelta(seconds=timeout_s))
             request = builder.build_streamed()
-        except px.ClientClosedError:
-            kind, detail = "connect", "the transport is closed"
         except ValueError as error:  # its text may repeat a header, so it is not passed on
             kind, detail = "invalid_header" if "header" in str(error).lower() else "invalid_url", ""
         else:
             try:
                 return await self._exchange(request, target)
             except px.PyreqwestError as error:
-                kind, detail = classify(error), _detail(error)
+                kind = classify(error)
+                seconds = {"timeout": timeout_s, "connect_timeout": self._connect_timeout_s}.get(kind)
+                detail = _detail(error) if seconds is None else f"{seconds:g} s"
         # Outside the except blocks: the library's exception, which holds the URL, must not travel as the context.
         raise failure(kind, target, detail)
 

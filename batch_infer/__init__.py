@@ -72,6 +72,6 @@ def __getattr__(name: str) -> Any:
         if error.name != "pyspark":
             raise
         raise ConfigError(
-            f"batch_infer.{name} needs Spark, which is not installed here. Install pip install 'batch-infer[spark]', or "
+            f"batch_infer.{name} needs Spark, which is not installed here. Run pip install 'batch-infer[spark]', or "
             "run on a cluster that brings its own."
         ) from None

@@ -40,3 +40,6 @@ class NoStore:
 
     def record(self, request: Request, outcome: Outcome) -> None:
         """See `Store.record`."""
+
+    def close(self) -> None:
+        """Has nothing to close."""

@@ -177,8 +177,8 @@ def _check_clashes(given: Sequence[str], added: Sequence[str]) -> None:
     clashes = [name for name in given if name.lower() in taken]
     if clashes:
         raise ConfigError(
-            f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. Rename them "
-            "first, or choose another result_column."
+            f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. "
+            "Rename them first, or choose another result_column."
         )
 
 

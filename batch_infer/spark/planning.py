@@ -46,7 +46,8 @@ def plan_column(
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
 
     `ledger` is a path, `"off"`, or `None` for the session's own (`spark.batch_infer.ledger`, or in local mode a
-    folder that lives as long as the session). `stop_on_row_error` says whether a failed row ends the job; by default `fail_on_error`, unless `details`.
+    folder that lives as long as the session). `stop_on_row_error` says whether a failed row ends the job; by default
+    `fail_on_error`, unless `details`.
 
     Raises:
         ConfigError: says which argument, what is wrong with it, and what is allowed.

@@ -6,6 +6,7 @@ One service serves all sessions of the driver process; it starts with the first 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -56,8 +57,9 @@ def settings_of(spark: SparkSession) -> dict[str, str]:
     iterator = own.iterator()
     while iterator.hasNext():
         pair = iterator.next()
-        if pair._1().startswith("spark.batch_infer."):
-            settings[pair._1()] = pair._2()
+        name = str(pair.productElement(0))
+        if name.startswith("spark.batch_infer."):
+            settings[name] = str(pair.productElement(1))
     return settings
 
 
@@ -149,7 +151,5 @@ class StageWatch:
     def cancel_stages(self, tasks: Any, message: str) -> None:
         """Ends the stages of these tasks at once, so that Spark does not run them again to fail again."""
         for stage in {task.stage for task in tasks}:
-            try:
+            with contextlib.suppress(Exception):  # the stage may have ended meanwhile
                 self._scala_context.cancelStage(stage, message)
-            except Exception:  # noqa: BLE001 - the stage may have ended meanwhile
-                logger.debug("stage %d could not be cancelled", stage)

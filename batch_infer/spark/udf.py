@@ -49,8 +49,8 @@ def build_udf(plan: ColumnPlan) -> Any:
     """The UDF of a plan. Its arguments: request, then files and sample where the plan has them.
 
     With a ledger it is deterministic: Spark prunes the rows that it need not ask for, and what it evaluates twice is
-    answered from the ledger. Without one, or where asked afresh, it is nondeterministic, so that Spark does not evaluate
-    it again for a filter on its result.
+    answered from the ledger. Without one, or where asked afresh, it is nondeterministic, so that Spark does not
+    evaluate it again for a filter on its result.
     """
     several = plan.has_files or plan.has_sample
     udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several)

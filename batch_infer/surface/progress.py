@@ -75,9 +75,10 @@ def summary_lines(summary: RunSummary) -> list[str]:
     """A job's summary, a line each."""
     rows = f"{summary.rows:,} rows: {summary.succeeded:,} answered, {summary.failed:,} failed, {summary.null:,} NULL"
     cost = "price unknown" if summary.cost_usd is None else f"${summary.cost_usd:,.4f}"
+    tokens = f"{_count(summary.prompt_tokens)} prompt + {_count(summary.completion_tokens)} completion tokens"
     lines = [
         f"{rows} in {summary.seconds:.1f} s ({summary.rows / max(summary.seconds, 1e-9):,.1f} rows/s)",
-        f"usage: {_count(summary.prompt_tokens)} prompt + {_count(summary.completion_tokens)} completion tokens, {cost}",
+        f"usage: {tokens}, {cost}",
     ]
     if summary.from_ledger:
         lines.insert(1, f"{summary.asked:,} requests asked now; {summary.from_ledger:,} rows answered without one")

@@ -49,10 +49,8 @@ def active_session() -> SparkSession:
 
 
 def settings_of(spark: SparkSession) -> dict[str, str]:
-    """The session's own settings named `spark.batch_infer.…`, over those of the application."""
-    settings = {
-        key: value for key, value in spark.sparkContext.getConf().getAll() if key.startswith("spark.batch_infer.")
-    }
+    """The session's settings named `spark.batch_infer.…`; a session begins with the application's."""
+    settings = {}
     own = spark._jsparkSession.sessionState().conf().getAllConfs()  # noqa: SLF001 - no public way lists them
     iterator = own.iterator()
     while iterator.hasNext():

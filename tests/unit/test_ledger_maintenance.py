@@ -261,6 +261,13 @@ def test_purging_the_served_reply_brings_back_the_one_behind_it(tmp_path):
     assert ledger.find([key_of(1)]) == {}
 
 
+def test_a_reader_that_does_not_know_of_a_purge_still_finds_what_is_left(tmp_path):
+    fill(tmp_path, range(10))
+    unaware = Ledger.open(tmp_path)
+    Ledger.open(tmp_path).purge(keys=[key_of(3)])
+    assert set(unaware.find([key_of(i) for i in range(10)])) == {key_of(i) for i in range(10) if i != 3}
+
+
 def test_a_live_tasks_log_is_left_alone_and_named(tmp_path):
     live = open_store(tmp_path)
     live.record(request(1), answer(1))

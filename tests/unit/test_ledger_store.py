@@ -76,7 +76,7 @@ def test_a_recorded_reply_is_found_as_it_was_billed(root):
     outcome = found[key_of(1)]
     assert (outcome.reply, outcome.failure) == (Reply(text="answer 1"), None)
     assert (outcome.usage, outcome.latency_ms) == (Usage(total_tokens=3), 7)
-    assert (outcome.attempts, outcome.from_ledger) == (0, True)
+    assert (outcome.attempts, outcome.from_ledger) == (1, True)
 
 
 def test_an_open_writer_finds_what_it_recorded_itself(root, monkeypatch):

@@ -235,11 +235,13 @@ class RemoteFiles:
     def sizes(self, folder: str) -> dict[str, int]:
         """See `Files.sizes`."""
         infos = self._fs.get_file_info(arrow_fs.FileSelector(self._at(folder), allow_not_found=True))
-        return {
+        sizes = {
             info.base_name: info.size
             for info in infos
             if info.type == arrow_fs.FileType.File and not info.base_name.startswith(("_", "."))
         }
+        self._forget_copies(folder, sizes)
+        return sizes
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """See `Files.read`."""
@@ -275,6 +277,8 @@ class RemoteFiles:
             while chunk := data.read(8 * 1024 * 1024):
                 out.write(chunk)
         if not atomic:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(self._at(path))  # HDFS does not rename onto a file
             self._fs.move(target, self._at(path))
         source.replace(self._cache / path.replace("/", "-"))
 
@@ -313,6 +317,14 @@ class RemoteFiles:
     def maintaining(self, *, wait: bool) -> Iterator[bool]:  # noqa: ARG002
         """See `Files.maintaining`. There is no lock here: run one maintenance at a time; two only waste work."""
         yield True
+
+    def _forget_copies(self, folder: str, sizes: dict[str, int]) -> None:
+        """Deletes copies of what is no longer there, such as purged logs; young ones may be on their way up."""
+        for copy in self._cache.glob(f"{folder}-*"):
+            if copy.name.removeprefix(f"{folder}-") not in sizes:
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - copy.stat().st_mtime > ABANDONED_S:
+                        copy.unlink()
 
     def _at(self, path: str) -> str:
         return f"{self._base}/{path}"

@@ -6,7 +6,6 @@ keys ─▶ key files of index/ (memory-mapped)          ─┐
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -45,6 +44,8 @@ from batch_infer.contract.reply import Outcome
 
 OPEN_LOGS = 128
 """Log files that one process keeps open."""
+LISTINGS = 3
+"""Times to list the directory when what was listed is gone by the time it is opened."""
 INDEX_ABOVE_ENTRIES = 500_000
 """More keys than this outside the index (20 MB) are merged into it by whoever finds them."""
 
@@ -63,7 +64,7 @@ class Ledger:
         self._covered: dict[str, Coverage] = {}
         self._delta = EMPTY
         self._delta_logs: list[str] = []
-        self._loaded: dict[str, tuple[Coverage, bool]] = {}
+        self._loaded: dict[str, Coverage] = {}
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.RLock()
         self.unreadable = 0
@@ -93,8 +94,9 @@ class Ledger:
     def refresh(self) -> None:
         """Takes in what others wrote since: a directory listing, and whatever is new. Cheap when nothing is."""
         with self._lock:
-            logs, _ = current_logs(self._files)
-            self._load(logs)
+            for _ in range(LISTINGS):
+                if self._load(current_logs(self._files)[0]):
+                    break
             if self._delta.size > INDEX_ABOVE_ENTRIES and self._files.grows:
                 indexing.compact_index(self._files, wait=False)
                 self._load(current_logs(self._files)[0])
@@ -102,7 +104,7 @@ class Ledger:
     def find(self, keys: Sequence[str], *, since: float | None = None) -> dict[str, Outcome]:
         """The answers to these keys, as far as there are any. Failures are not answers.
 
-        Contract: `from_ledger` is set, `attempts` is 0, usage and latency are as they were when it was paid for. Of
+        Contract: `from_ledger` is set; usage, attempts and latency are as they were when it was paid for. Of
         several answers to one key the newest fresh one is given, else the oldest.
 
         Args:
@@ -114,7 +116,11 @@ class Ledger:
             return {}
         with self._lock:
             least = 1 if since is None else precedence(round(since * 1e6), fresh=True)
-            return self._read(self._places(keys, least))
+            found: dict[str, Outcome] = {}
+            if not self._read(self._places(keys, least), found):
+                self.refresh()
+                self._read(self._places(keys, least), found)
+            return found
 
     def _places(self, keys: Sequence[str], least: int) -> dict[str, list[tuple[int, int, str]]]:
         """Of each log, what to read: `(offset, length, key)`."""
@@ -142,13 +148,14 @@ class Ledger:
             places.setdefault(names[log[i]], []).append((int(offset[i]), int(length[i]), keys[i]))
         return places
 
-    def _read(self, places: Mapping[str, list[tuple[int, int, str]]]) -> dict[str, Outcome]:
-        found: dict[str, Outcome] = {}
+    def _read(self, places: Mapping[str, list[tuple[int, int, str]]], found: dict[str, Outcome]) -> bool:
+        """Reads answers into `found`; whether all logs were still there: a purge replaces them."""
+        complete = True
         for name, wanted in places.items():
             try:
                 handle = self._handle(name)
-            except OSError:  # purged since the last refresh
-                self.unreadable += len(wanted)
+            except FileNotFoundError:
+                complete = False
                 continue
             for offset, length, key in sorted(wanted):
                 if key in found:
@@ -162,7 +169,7 @@ class Ledger:
                     self.unreadable += 1
                 else:
                     found[key] = answer[1]
-        return found
+        return complete
 
     def _handle(self, name: str) -> int:
         handle = self._open.get(name)
@@ -175,29 +182,35 @@ class Ledger:
             self._open.move_to_end(name)
         return handle
 
-    def _load(self, logs: dict[str, LogFile]) -> None:
+    def _load(self, logs: dict[str, LogFile]) -> bool:
+        """Takes in these logs; whether all of them were still there."""
         self._index = open_index(self._files, logs, self._index)
         self._covered = covered(self._index)
         for name in [name for name in self._open if name not in logs]:
             os.close(self._open.pop(name))
         outside = {name: log for name, log in logs.items() if not _reaches(self._covered.get(name), log)}
         news: list[tuple[str, Columns]] = []
+        complete = True
         for name, log in outside.items():
             known = self._loaded.get(name)
-            if known is not None and log.size <= known[0].seen:
+            if known is not None and log.size <= known.seen:
                 continue
             if not log.has_keys and self._files.busy(log_path(name)):
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 found = keys_of(self._files, log)
-                self._loaded[name] = found.coverage, found.closed
-                news.append((name, found.columns))
+            except FileNotFoundError:
+                complete = False
+                continue
+            self._loaded[name] = found.coverage
+            news.append((name, found.columns))
         gone = [name for name in self._loaded if name not in outside]
         if any(name not in logs for name in gone):  # purged: what its answers stood before must be seen again
             self._delta, self._delta_logs, self._loaded = EMPTY, [], {}
-            self._load(logs)
-        elif news or gone:
+            return self._load(logs)
+        if news or gone:
             self._rebuild(news, set(gone))
+        return complete
 
     def _rebuild(self, news: list[tuple[str, Columns]], gone: set[str]) -> None:
         """Puts new logs' keys into the delta and takes out those that are indexed now, or no longer there."""

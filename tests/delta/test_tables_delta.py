@@ -35,6 +35,8 @@ DIES_BEFORE_THE_COMMIT = textwrap.dedent("""
     spark = (
         SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
         .config("spark.databricks.delta.snapshotPartitions", "2").config("spark.driver.memory", "1g")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
         .config("spark.jars", jars).config("spark.sql.extensions", DELTA_EXTENSION)
         .config("spark.sql.catalog.spark_catalog", DELTA_CATALOG).getOrCreate()
     )
@@ -225,6 +227,26 @@ def test_files_that_are_no_delta_table_are_left_alone(spark, tmp_path, mode):
     with pytest.raises(ConfigError, match="but no Delta table"):
         write(spark.range(3), tmp_path / "t", mode, ONE)
     assert spark.read.parquet(str(tmp_path / "t")).count() == 3
+
+
+def test_a_write_that_fails_leaves_nothing_behind(spark, tmp_path):
+    failing = spark.range(5).select(F.expr("IF(id = 4, raise_error('no'), id)").alias("id"))
+    with pytest.raises(Exception, match="no"):
+        write(failing, tmp_path / "t", "error", ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_anothers_first_write_are_only_overwritten(spark, tmp_path):
+    spark.range(3).write.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false").parquet(
+        str(tmp_path / "t")
+    )
+    (tmp_path / f".t.batch_infer-{ONE.commit_id}.new").write_text("")
+    with pytest.raises(ConfigError, match=r"another run's first write.*mode='overwrite'"):
+        check(spark, tmp_path / "t", "error", spark.range(1).schema, transaction=TWO)
+    write(spark.range(5), tmp_path / "t", "overwrite", TWO)
+    assert ids(tmp_path / "t") == list(range(5))
+    assert len(data_files(tmp_path / "t")) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_a_session_without_the_settings_is_told_which_to_add(spark):

@@ -31,7 +31,9 @@ DIES_IN_A_STEP = textwrap.dedent("""
     path, mode, deadly = sys.argv[1:]
     spark = (
         SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "1g").getOrCreate()
+        .config("spark.driver.memory", "1g")
+        .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+        .getOrCreate()
     )
 
     def on_step(step):
@@ -300,3 +302,10 @@ def test_every_step_of_an_append_is_told(spark, tmp_path):
     write(spark.range(5, 9, 1, 2), tmp_path / "t", "append", TWO, on_step=steps.append)
     assert steps == ["staged", "journalled", "moved", "moved"]
     assert parquet_tables.SUCCESS in names_in(tmp_path / "t")
+
+
+def test_a_write_that_fails_leaves_nothing_behind(spark, tmp_path):
+    failing = spark.range(5).select(F.expr("IF(id = 4, raise_error('no'), id)").alias("id"))
+    with pytest.raises(Exception, match="no"):
+        write(failing, tmp_path / "t", "error", ONE)
+    assert names_in(tmp_path) == []

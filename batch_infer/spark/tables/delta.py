@@ -174,7 +174,7 @@ def write(
         if mode == "merge" and not is_new:
             _merge(df, files, names, merge_key, transaction)
         else:
-            _save(df, files, names, mode, partition_by, transaction)
+            _save(df, files, names, mode=mode, partition_by=partition_by, transaction=transaction)
     except BaseException:
         if is_new and not _has_commits(files):
             files.delete(files.root)
@@ -194,6 +194,7 @@ def _save(
     df: DataFrame,
     files: Files,
     names: Siblings,
+    *,
     mode: str,
     partition_by: Sequence[str],
     transaction: Transaction | None,

@@ -18,8 +18,8 @@ run: $(VENV)/.run java
 	$(SUBMIT) jobs/quickstart.py $(OUT)
 
 test: $(VENV)/.dev java
-	$(BIN)/python -m pytest -m "not long and not bench and not delta" -q
-	@if [ -d tests/delta ]; then $(BIN)/python -m pytest -m "delta and not long" -q tests/delta; fi
+	$(BIN)/python -m pytest -m "not long and not bench" -q tests/delta
+	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta
 
 test-long: $(VENV)/.dev java
 	$(BIN)/python -m pytest -m "long" -q

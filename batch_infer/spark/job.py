@@ -20,11 +20,14 @@ from batch_infer.contract.template import Text, check_columns, parse_template
 from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, prepare
 from batch_infer.spark.planning import check_request_type, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
-from batch_infer.spark.tables import check_target, write_table
+from batch_infer.spark.tables import check_merge_key, check_target, write_table
 from batch_infer.spark.tables.filesystem import Files
 from batch_infer.spark.work_folder import WorkFolder
 
 PROGRESS_INTERVAL_S = 0.5
+
+CONTINUING = ("resume", "append", "merge")
+"""Modes that continue a run of the same job which was broken off, on the input as that run read it."""
 
 OnProgress = Callable[[Counters, float], None]
 """Takes the totals so far and the seconds since the start, twice a second, on a thread of its own."""
@@ -94,7 +97,7 @@ def run(
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
         mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the job that was broken off, on the
-            input as that job read it, and replace the output. An append that was broken off is continued, too.
+            input as that job read it, and replace the output. An append or merge that was broken off is continued too.
         merge_key: Columns that identify a row, for `merge`.
         ledger: Where replies are kept: a path or URI that all workers share. Default: the setting
             `spark.batch_infer.ledger`, or `<output>.ledger`, a sibling that overwriting never touches.
@@ -143,11 +146,16 @@ def run(
     sink_mode = "overwrite" if mode == "resume" else mode
     columns = [*(F.col(f"`{name}`") for name in df.columns), *_reply_columns(details, result_column)]
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
-    check_target(spark, output, format=format, mode=sink_mode, schema=empty.schema, merge_key=merge_key)
+    work = WorkFolder.of(spark, output, plan, asked)
+    is_continued = mode in CONTINUING and work.continue_unfinished()
+    table = {"format": format, "mode": sink_mode, "merge_key": merge_key}
+    transaction = work.transaction if is_continued else None
+    written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)
+    if mode == "merge" and not is_continued:
+        check_merge_key(df, merge_key)
 
     started, began_at_us = time.monotonic(), time.time_ns() // 1000
-    work = WorkFolder.of(spark, output, plan, asked)
-    if not (mode in ("resume", "append", "merge") and work.continue_unfinished()):
+    if not is_continued:
         work.begin()
         number = F.col(sample).cast("bigint") if sample is not None else None
         prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
@@ -155,15 +163,18 @@ def run(
     with _Watch(plan.call.call_id, on_progress, started):
         fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
         Ledger.open(where).compact_index()
-    observation = Observation()
     failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
-    rows = answered(prepared, failures, plan, began_at_us).observe(observation, *_measures())
-    write_table(
-        rows.select(*columns), output, format=format, mode=sink_mode, merge_key=merge_key, transaction=work.transaction
-    )
+    rows = answered(prepared, failures, plan, began_at_us)
+    if written is None:
+        observation = Observation()
+        rows = rows.observe(observation, *_measures())
+        write_table(rows.select(*columns), output, transaction=work.transaction, **table)
+        seen: Mapping[str, Any] = observation.get
+    else:
+        seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
     work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
-    return _summary(output, where, observation.get, time.monotonic() - started, is_priced=is_priced)
+    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced)
 
 
 def _ledger_beside(spark: SparkSession, output: str) -> str:

@@ -30,6 +30,7 @@ from batch_infer.contract.errors import (
 
 if TYPE_CHECKING:
     from batch_infer.spark.column import ai_query
+    from batch_infer.spark.inference_table import inference_table
     from batch_infer.spark.job import RunSummary
     from batch_infer.spark.sql import register
     from batch_infer.surface.run import run
@@ -49,12 +50,14 @@ __all__ = [
     "Throttled",
     "Transient",
     "ai_query",
+    "inference_table",
     "register",
     "register_endpoint",
     "run",
 ]
 
 _IN_SPARK = {
+    "inference_table": "batch_infer.spark.inference_table",
     "ai_query": "batch_infer.spark.column",
     "register": "batch_infer.spark.sql",
     "run": "batch_infer.surface.run",

@@ -25,6 +25,8 @@ from batch_infer.spark.tables.filesystem import Files
 from batch_infer.spark.work_folder import WorkFolder
 
 PROGRESS_INTERVAL_S = 0.5
+AUDIT_BELOW_BYTES = 256 * 1024 * 1024
+"""A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
 
 CONTINUING = ("resume", "append", "merge")
 """Modes that continue a run of the same job which was broken off, on the input as that run read it."""
@@ -47,6 +49,9 @@ class RunSummary:
     """Rows whose request was NULL: no call."""
     from_ledger: int
     """Rows that cost nothing now: known from before, or equal to another row of this job."""
+    in_doubt: int | None
+    """Requests that were sent and have no outcome, because their worker died: they may have been billed without a
+    reply. Those that were asked again since count too. `None`: the ledger is too large to audit here."""
     asked: int
     """Distinct requests that were sent now."""
     attempts: int
@@ -148,7 +153,7 @@ def run(
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
     work = WorkFolder.of(spark, output, plan, asked)
     is_continued = mode in CONTINUING and work.continue_unfinished()
-    table = {"format": format, "mode": sink_mode, "merge_key": merge_key}
+    table: dict[str, Any] = {"format": format, "mode": sink_mode, "merge_key": merge_key}
     transaction = work.transaction if is_continued else None
     written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)
     if mode == "merge" and not is_continued:
@@ -174,7 +179,15 @@ def run(
         seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
     work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
-    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced)
+    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=_in_doubt(where))
+
+
+def _in_doubt(ledger: str) -> int | None:
+    opened = Ledger.open(ledger)
+    if sum(opened.files.sizes("log").values()) > AUDIT_BELOW_BYTES:
+        return None
+    audit = opened.audit()
+    return audit.in_doubt + audit.asked_again
 
 
 def _ledger_beside(spark: SparkSession, output: str) -> str:
@@ -231,7 +244,9 @@ def _measures() -> list[Column]:
     ]
 
 
-def _summary(output: str, ledger: str, seen: Mapping[str, Any], seconds: float, *, is_priced: bool) -> RunSummary:
+def _summary(
+    output: str, ledger: str, seen: Mapping[str, Any], seconds: float, *, is_priced: bool, in_doubt: int | None
+) -> RunSummary:
     errors = {kind: seen[f"error {kind}"] for kind in ROW_ERROR_KINDS if seen[f"error {kind}"]}
     return RunSummary(
         output=output,
@@ -242,6 +257,7 @@ def _summary(output: str, ledger: str, seen: Mapping[str, Any], seconds: float, 
         null=seen["null"],
         from_ledger=seen["from_ledger"],
         asked=seen["asked"],
+        in_doubt=in_doubt,
         attempts=seen["attempts"] or 0,
         prompt_tokens=seen["prompt_tokens"],
         completion_tokens=seen["completion_tokens"],

@@ -14,6 +14,7 @@ import msgspec
 from pyspark.sql import SparkSession
 from pyspark.sql.types import DataType, StringType
 
+from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.registry import find_endpoint
 from batch_infer.adapters.worker import CallPlan
@@ -76,6 +77,9 @@ def plan_column(
         )
     result_json = result.jsonValue()
     check_result_type(result_json, endpoint.task)
+    remembered = ledger_path(spark, settings, ledger)
+    if remembered is not None:
+        LedgerWriter(remembered, "check").close()  # refuses an unusable ledger before anything is paid
     call_id, address = open_call(spark, endpoint)
     call = CallPlan(
         call_id=call_id,
@@ -86,7 +90,7 @@ def plan_column(
         fail_on_error=fail_on_error and not details if stop_on_row_error is None else stop_on_row_error,
         slots=task_slots(spark),
         service=address,
-        ledger=ledger_path(spark, settings, ledger),
+        ledger=remembered,
         fresh_since=time.time() if fresh else None,
     )
     shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR

@@ -82,6 +82,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     ]
     if summary.from_ledger:
         lines.insert(1, f"{summary.asked:,} requests asked now; {summary.from_ledger:,} rows answered without one")
+    if summary.in_doubt:
+        lines.append(f"in doubt: {summary.in_doubt:,} requests may have been billed without a reply (a worker died)")
     if summary.errors:
         lines.append("errors: " + ", ".join(f"{count:,} × {kind}" for kind, count in sorted(summary.errors.items())))
     lines.append(f"output: {summary.output}")

@@ -11,10 +11,20 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 import batch_infer as bi
 from batch_infer.surface.progress import summary_lines
 
-PROMPT = (
-    "Classify the support ticket into one of: billing, bug, shipping, account, feature_request, other.\n\n"
-    "Ticket: {body}\n\nAnswer with the category alone."
-)
+PROMPT = "Classify the sentiment of this message as positive or negative.\n\nMessage: {body}"
+MOODS = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "mood",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"mood": {"enum": ["positive", "negative"]}},
+            "required": ["mood"],
+            "additionalProperties": False,
+        },
+    },
+}
 TICKETS = 60
 
 
@@ -26,26 +36,21 @@ def main(out: str) -> None:
     tickets = spark.read.parquet(source).where(F.col("ticket_id") <= TICKETS).repartition(2, "ticket_id")
     classified, embedded = f"{out}/classified", f"{out}/embedded"
 
-    print(f"\n1. Classifying {TICKETS} tickets with 'local/chat' (a real, tiny model; it is often wrong)")
+    print(f"\n1. Classifying {TICKETS} tickets by mood with 'local/chat' (a real model, but a tiny one: often wrong)")
     summary = bi.run(
         tickets,
         endpoint="local/chat",
         prompt=PROMPT,
-        model_parameters={"max_tokens": 8, "temperature": 0.0, "seed": 1},
-        response_format={
-            "type": "json_schema",
-            "json_schema": {
-                "name": "category",
-                "schema": {"enum": ["billing", "bug", "shipping", "account", "feature_request", "other"]},
-            },
-        },
-        return_type="STRING",
+        model_parameters={"max_tokens": 16, "temperature": 0.0, "seed": 1},
+        response_format=MOODS,
+        return_type="STRUCT<mood: STRING>",
         output=classified,
         mode="overwrite",
     )
     print("\n".join("   " + line for line in summary_lines(summary)))
     rows = spark.read.parquet(classified).orderBy("ticket_id")
-    rows.select("ticket_id", "language", F.substring("body", 1, 40).alias("body"), "result", "usage.total_tokens").show(8)
+    body = F.regexp_replace(F.substring("body", 1, 40), "\\s+", " ").alias("body")
+    rows.select("ticket_id", "language", body, "result.mood", "usage.total_tokens", "from_ledger").show(8, 40)
 
     print("2. Embedding them with 'local/embed'")
     summary = bi.run(
@@ -53,7 +58,9 @@ def main(out: str) -> None:
     )
     print("\n".join("   " + line for line in summary_lines(summary)))
     vectors = spark.read.parquet(embedded).orderBy("ticket_id")
-    vectors.select("ticket_id", F.size("embedding").alias("length"), F.slice("embedding", 1, 3).alias("begins")).show(3, 60)
+    vectors.select("ticket_id", F.size("embedding").alias("length"), F.slice("embedding", 1, 3).alias("begins")).show(
+        3, 60
+    )
 
     print("3. The same from SQL")
     bi.register(spark)
@@ -67,7 +74,8 @@ def main(out: str) -> None:
     print(
         "What next\n"
         f"  look at the tables   {classified}  {embedded}\n"
-        "  your own data        spark-submit jobs/ai_query.py --endpoint local/chat --input … --prompt '… {column}' --output …\n"
+        "  run it again         make run: every reply is in the ledger, so nothing is asked twice\n"
+        "  your own data        spark-submit jobs/ai_query.py --endpoint local/chat --input … --prompt '… {column}' …\n"
         "  your own endpoint    batch_infer.register_endpoint('mine', base_url=…, model=…, api_key='env:MY_KEY')\n"
     )
     spark.stop()

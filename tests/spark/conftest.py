@@ -57,3 +57,25 @@ def start_endpoint():
     yield start
     for endpoint in started:
         endpoint.close()
+
+
+@pytest.fixture
+def no_ledger(spark):
+    """Every call is sent, whatever earlier tests have asked."""
+    spark.conf.set("spark.batch_infer.ledger", "off")
+    yield
+    spark.conf.unset("spark.batch_infer.ledger")
+
+
+PROMPTS = [None if i in (3, 17) else f"prompt {i:02}" for i in range(20)]
+
+
+@pytest.fixture
+def prompts(spark):
+    """A view `prompts(id, body)` of 20 rows in 2 partitions, 2 of them NULL; gives the rows."""
+    rows = list(enumerate(PROMPTS))
+    spark.createDataFrame(rows, "id INT, body STRING").coalesce(1).repartitionByRange(2, "id").createOrReplaceTempView(
+        "prompts"
+    )
+    yield rows
+    spark.catalog.dropTempView("prompts")

@@ -203,7 +203,19 @@ def test_the_endpoints_own_words_are_passed_on(body, said):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html><body>Bad gateway</body></html>", b"  <!doctype html>", b"\xff\xfe\x00", b"[" * 100000, b"null", b"3", b'{"error": null}', b'{"error": []}', b'{"error": {}}', b'{"error": {"message": null, "code": 7}}'],
+    [
+        b"",
+        b"<html><body>Bad gateway</body></html>",
+        b"  <!doctype html>",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b"null",
+        b"3",
+        b'{"error": null}',
+        b'{"error": []}',
+        b'{"error": {}}',
+        b'{"error": {"message": null, "code": 7}}',
+    ],
     ids=lambda body: body[:20].decode("latin-1"),
 )
 def test_a_body_that_is_no_error_object_does_no_harm(body):

@@ -39,7 +39,10 @@ PERSON = struct(name="string", age="integer", tags=array("string"))
 
 @pytest.mark.parametrize(
     "kind",
-    ["string", "boolean", "byte", "short", "integer", "long", "float", "double", "decimal(10,2)", PERSON, array(PERSON), mapping(array("double")), struct(inner=PERSON)],
+    [
+        *("string", "boolean", "byte", "short", "integer", "long", "float", "double", "decimal(10,2)"),
+        *(PERSON, array(PERSON), mapping(array("double")), struct(inner=PERSON)),
+    ],
     ids=str,
 )
 def test_what_json_can_hold_is_allowed(kind):

@@ -18,7 +18,7 @@ from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
 from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
-from batch_infer.spark.session import active_session
+from batch_infer.spark.session import LEDGER_SETTING, active_session, ledger_path, settings_of
 from batch_infer.spark.udf import build_udf
 
 logger = logging.getLogger("batch_infer")
@@ -88,6 +88,12 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
     _builders.append(builder)
     registry.createOrReplaceTempFunction(name, builder, "python_udf")
     _apply_settings(spark, keep_limits=keep_limits)
+    if ledger_path(spark, settings_of(spark)) is None:
+        logger.warning(
+            "No ledger is set, so whatever Spark evaluates again is paid for again. Set %s to a path that all workers "
+            "share.",
+            LEDGER_SETTING,
+        )
     return [name]
 
 

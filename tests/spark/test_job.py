@@ -32,7 +32,11 @@ def test_every_sample_ticket_comes_back_with_its_reply_and_usage_adds_up(spark, 
     for row, given in zip(rows, source, strict=True):
         assert row.result == (None if given.body is None else chat_text(f"Say: {given.body}"))
     stats = endpoint.stats()
-    assert summary.prompt_tokens == stats["prompt_tokens"] == sum(row.usage.prompt_tokens or 0 for row in rows if row.usage)
+    assert (
+        summary.prompt_tokens
+        == stats["prompt_tokens"]
+        == sum(row.usage.prompt_tokens or 0 for row in rows if row.usage)
+    )
     assert summary.completion_tokens == stats["completion_tokens"]
     assert (summary.rows, summary.null, summary.failed) == (264, 5, 0)
     assert spark.read.parquet(out).where("result is null and request_key is not null and error is null").count() == 0
@@ -106,7 +110,14 @@ def test_an_existing_output_is_refused_before_any_call(spark, endpoint, tmp_path
 def submit(*arguments, timeout_s=120):
     """Runs the job as its users do, in a process of its own."""
     submit_command = Path(sys.executable).parent / "spark-submit"
-    command = [str(submit_command), "--master", "local[2]", "--conf", "spark.ui.enabled=false", str(ROOT / "jobs/ai_query.py")]
+    command = [
+        str(submit_command),
+        "--master",
+        "local[2]",
+        "--conf",
+        "spark.ui.enabled=false",
+        str(ROOT / "jobs/ai_query.py"),
+    ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -131,6 +142,8 @@ def test_spark_submit_writes_the_table_and_prints_progress_and_summary(spark, st
 
 
 def test_spark_submit_refuses_an_unknown_column_with_status_2(tmp_path):
-    done = submit("--endpoint", "local/chat", "--input", TICKETS, "--prompt", "Say: {boddy}", "--output", str(tmp_path / "o"))
+    done = submit(
+        "--endpoint", "local/chat", "--input", TICKETS, "--prompt", "Say: {boddy}", "--output", str(tmp_path / "o")
+    )
     assert done.returncode == 2
     assert "error: prompt template: the input has no column 'boddy'. Did you mean {body}?" in done.stdout

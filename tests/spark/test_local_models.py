@@ -70,7 +70,11 @@ def test_a_null_request_is_null_and_costs_no_start(spark, tickets):
 
 
 def test_every_sample_ticket_has_an_embedding_where_it_has_text(spark):
-    rows = spark.read.parquet(TICKETS).select("body", bi.ai_query("local/embed", "body", details=True).alias("r")).collect()
+    rows = (
+        spark.read.parquet(TICKETS)
+        .select("body", bi.ai_query("local/embed", "body", details=True).alias("r"))
+        .collect()
+    )
     assert len(rows) == 264
     for row in rows:
         assert (row.r is None) == (row.body is None)

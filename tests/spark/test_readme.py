@@ -1,0 +1,65 @@
+"""The README's examples run as they are written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+import batch_infer as bi
+
+pytestmark = [pytest.mark.spark, pytest.mark.local_model]
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def tickets(spark):
+    rows = spark.read.parquet(str(ROOT / "sample_data/tickets.parquet")).where("ticket_id <= 3")
+    rows.createOrReplaceTempView("tickets")
+    return rows
+
+
+def statements():
+    text = "\n".join(re.sub(r"--.*", "", block) for block in blocks("sql"))
+    return [part for part in re.split(r"(?=^SELECT)", text, flags=re.MULTILINE) if part.strip()]
+
+
+@pytest.mark.parametrize("statement", statements())
+def test_every_sql_example_runs(spark, tickets, statement):
+    rows = spark.sql(statement.strip().rstrip(";")).collect()
+    assert rows
+    assert rows[0][-1] is not None
+
+
+def test_the_dataframe_example_runs(spark, tickets, capsys):
+    (example,) = [block for block in blocks("python") if "replies = tickets" in block]
+    exec(example, {"bi": bi, "F": F, "tickets": tickets})
+    assert "total_tokens" in capsys.readouterr().out
+
+
+def test_the_endpoint_example_is_accepted():
+    (example,) = [block for block in blocks("python") if "register_endpoint(" in block]
+    exec(example, {"bi": bi})
+
+
+def test_the_job_example_runs(tmp_path):
+    (example,) = [block for block in blocks("console") if "spark-submit jobs" in block]
+    words = shlex.split(example.split("$ ", 1)[1].split("\n\n")[0])
+    command = [str(Path(sys.executable).parent / words[0]), "--master", "local[2]", "--conf", "spark.ui.enabled=false"]
+    arguments = [str(tmp_path / "out") if word == "out/summaries" else word for word in words[1:] if word != "\n"]
+    done = subprocess.run(
+        [*command, *arguments, "--limit", "3"], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "3 rows: 3 answered" in done.stdout

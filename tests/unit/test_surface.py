@@ -1,0 +1,105 @@
+"""What people see: the progress line, the summary, the job's options, the command for ledgers."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from batch_infer.adapters.ledger import LedgerWriter
+from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.ledger import record_of
+from batch_infer.contract.progress import Counters
+from batch_infer.contract.reply import Outcome, Reply, Usage
+from batch_infer.surface.cli import main
+from batch_infer.surface.job_arguments import parse_job, reader_options, run_options
+
+progress = pytest.importorskip("batch_infer.surface.progress")
+
+BUSY = Counters(
+    rows_done=1200, rows_failed=3, rows_null=7, rows_from_ledger=50, requests=1160, throttled=2, ambiguous=1,
+    in_flight=64, prompt_tokens=9000, completion_tokens=1000, cost_usd=0.5,
+)  # fmt: skip
+
+
+def test_the_line_names_rows_speed_money_and_trouble():
+    assert progress.line_of("e", BUSY, 61) == (
+        "[e] 1,210 rows · 3 failed · 50 from ledger · 19.8 rows/s · 64 in flight · 10,000 tokens · $0.5000 · "
+        "2 throttled · 1 in doubt · 1:01"
+    )
+
+
+def test_where_there_is_no_terminal_lines_come_seldom_and_the_last_one_stays():
+    out = io.StringIO()
+    line = progress.ProgressLine("e", out)
+    for second in range(1, 5):
+        line.update(Counters(rows_done=second), second)
+    line.close()
+    assert [text.split(" · ")[0] for text in out.getvalue().splitlines()] == ["[e] 1 rows", "[e] 4 rows"]
+
+
+def test_on_a_terminal_the_line_is_rewritten_in_place():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    line = progress.ProgressLine("e", out)
+    line.update(BUSY, 1)
+    line.update(Counters(rows_done=1), 2)
+    line.close()
+    first, second, *_ = out.getvalue().split("\r")[1:]
+    assert out.getvalue().count("\n") == 1
+    assert len(second.rstrip("\n")) >= len(first)
+
+
+ARGUMENTS = ["--endpoint", "e", "--input", "in", "--prompt", "{body}", "--output", "out"]
+
+
+def test_options_become_the_arguments_of_run():
+    options = run_options(parse_job([*ARGUMENTS, "--model-parameters", '{"max_tokens": 5}', "--no-details"]))
+    assert options["model_parameters"] == {"max_tokens": 5}
+    assert (options["details"], options["mode"], options["ledger"], options["progress"]) == (False, "error", None, True)
+
+
+@pytest.mark.parametrize("text", ["{max_tokens: 5}", "[1]", "5"])
+def test_model_parameters_that_are_no_json_object_are_refused(text):
+    with pytest.raises(ConfigError, match="--model-parameters"):
+        run_options(parse_job([*ARGUMENTS, "--model-parameters", text]))
+
+
+def test_a_reader_option_is_name_and_value():
+    assert reader_options(parse_job([*ARGUMENTS, "--input-option", "header=true"])) == {"header": "true"}
+    with pytest.raises(ConfigError, match="NAME=VALUE"):
+        reader_options(parse_job([*ARGUMENTS, "--input-option", "header"]))
+
+
+def test_prompt_and_request_column_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        parse_job([*ARGUMENTS, "--request-column", "body"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    path = str(tmp_path / "ledger")
+    writer = LedgerWriter(path, "t")
+    writer.intend(["a" * 32, "b" * 32], "e")
+    outcome = Outcome(reply=Reply(text="x"), usage=Usage(1, 1, 2), attempts=1)
+    writer.record(record_of("a" * 32, "hello", outcome, at_us=writer.now_us(), endpoint="e", cost_usd=0.25))
+    writer.close()
+    return path
+
+
+def test_the_ledger_command_audits_compacts_and_purges(ledger, capsys):
+    assert main(["ledger", "audit", ledger]) == 0
+    assert "1 requests answered, 0 failed; $0.2500\n1 in doubt" in capsys.readouterr().out
+    assert main(["ledger", "compact", ledger]) == 0
+    assert "1 rows added" in capsys.readouterr().out
+    assert main(["ledger", "purge", ledger, "--endpoint", "e"]) == 0
+    assert "1 outcomes purged" in capsys.readouterr().out
+
+
+def test_purging_without_a_condition_is_refused(ledger, capsys):
+    assert main(["ledger", "purge", ledger]) == 2
+    assert "error:" in capsys.readouterr().err

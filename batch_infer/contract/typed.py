@@ -180,7 +180,7 @@ def _scalar(value: Any, kind: str, path: str) -> Any:
         if -bound <= value < bound and value == int(value):
             return int(value)
     elif kind in _FRACTIONS:
-        if abs(value) < TOO_LARGE and abs(fraction := float(value)) <= _LARGEST[kind]:
+        if -TOO_LARGE < value < TOO_LARGE and abs(fraction := float(value)) <= _LARGEST[kind]:
             return fraction
     else:
         number = _decimal(value, kind)

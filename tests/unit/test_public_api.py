@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "Throttled",
         "Transient",
         "ai_query",
+        "inference_table",
         "register",
         "register_endpoint",
         "run",

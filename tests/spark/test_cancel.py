@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from pyspark.sql import functions as F
+from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pyspark.sql import functions as F
+from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
 

@@ -87,9 +87,9 @@ def test_fresh_asks_a_job_again_and_its_answers_replace_the_old_ones(spark, star
     assert job(df).asked == 10
     assert job(df, mode="overwrite", fresh=True).asked == 10
     assert requests(endpoint) == 20
-    assert job(df, mode="overwrite").asked == 0
-    kept = spark.read.parquet(job(df, mode="overwrite").output)
-    assert {row.result for row in kept.collect()} == {"new"}
+    third = job(df, mode="overwrite")
+    assert third.asked == 0
+    assert {row.result for row in spark.read.parquet(third.output).collect()} == {"new"}
     assert requests(endpoint) == 20
 
 
@@ -218,7 +218,7 @@ def test_with_the_ledger_off_every_action_asks(spark, priced, no_ledger):
 def test_an_unusable_ledger_is_refused_before_any_call(spark, priced, job, tmp_path):
     (tmp_path / "file").write_text("in the way")
     bad = str(tmp_path / "file" / "ledger")
-    with pytest.raises(bi.SinkError, match=r"ledger at .* cannot be made: Not a directory. Nothing was sent"):
+    with pytest.raises(bi.SinkError, match=r"ledger at .* cannot be made: .*\. Nothing was sent"):
         job(rows_of(spark, 20, 20), ledger=bad)
     spark.conf.set("spark.batch_infer.ledger", bad)
     try:

@@ -92,7 +92,7 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
             raise JobRejected(directive.stop, kind="stopped")
     send = _open_sender(plan, process, client)
     clock = SystemClock()
-    with contextlib.closing(_open_store(plan, process, task)) as store:
+    with contextlib.closing(_open_store(plan, process, task, follow_twins=ordered)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
             feed,
@@ -160,7 +160,7 @@ def bounds_of(plan: CallPlan) -> Bounds:
     return Bounds(completion_tokens=most * (parameters.get("n") or 1))
 
 
-def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore | LedgerStore:
+def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId, *, follow_twins: bool) -> NoStore | LedgerStore:
     if plan.ledger is None:
         return NoStore()
     endpoint = plan.endpoint
@@ -170,14 +170,16 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
         return endpoint.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
     ledger = process.ledger(plan.ledger)
+    writer = LedgerWriter(ledger.files, f"{task.stage}-{task.partition}-{task.attempt}")
     return LedgerStore(
         ledger,
-        LedgerWriter(ledger.files, f"{task.stage}-{task.partition}-{task.attempt}"),
+        writer,
         endpoint=endpoint.name,
         model=endpoint.model,
         price=price,
         fresh=plan.fresh_since is not None,
         fresh_since=plan.fresh_since,
+        twins=writer.twins() if follow_twins else None,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from batch_infer.adapters.ledger import Ledger, LedgerStore, LedgerWriter
 from batch_infer.adapters.ledger.catalog import current_logs, log_path
 from batch_infer.contract.errors import SinkError
+from batch_infer.contract.ledger import record_of
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.store import Store
@@ -274,3 +275,21 @@ def test_an_embedding_is_served_as_it_was_recorded(root):
     assert own.find([key_of(1)])[key_of(1)].reply.embedding == [0.1, -2.0]
     own.close()
     assert Ledger.open(root).find([key_of(1)])[key_of(1)].reply.embedding == [0.1, -2.0]
+
+
+def test_a_twin_of_the_same_task_is_seen_while_it_still_writes(tmp_path):
+    root = tmp_path / "ledger"
+    first, second, other = (LedgerWriter(root, name) for name in ("1-2-3", "1-2-3", "1-2-30"))
+    twins = second.twins()
+    for writer, key in ((first, "a" * 32), (other, "c" * 32)):
+        outcome = Outcome(reply=Reply(text=key[0]), usage=Usage(1, 1, 2), attempts=1)
+        writer.record(record_of(key, "hello", outcome, at_us=writer.now_us()))
+    found = twins.find(["a" * 32, "b" * 32, "c" * 32])
+    assert {key: outcome.reply.text for key, outcome in found.items()} == {"a" * 32: "a"}
+    assert found["a" * 32].from_ledger
+    outcome = Outcome(reply=Reply(text="later"), attempts=1)
+    first.record(record_of("b" * 32, "hello", outcome, at_us=first.now_us()))
+    assert twins.find(["b" * 32])["b" * 32].reply.text == "later"
+    twins.close()
+    for writer in (first, second, other):
+        writer.close()

@@ -63,8 +63,8 @@ class GrowingLog:
         self._files = files
         self._recent = recent
         self._min_free_bytes = min_free_bytes
-        self._name = new_log_name(writer)
-        self._path = files.near(log_path(self._name))
+        self.name = new_log_name(writer)
+        self._path = files.near(log_path(self.name))
         self._records = 0
         self._until_check = 0
         self._broken: SinkError | None = None
@@ -129,8 +129,8 @@ class GrowingLog:
                 self._path.unlink(missing_ok=True)
                 return
             os.fsync(self._handle)
-            coverage = Coverage(self._name, self._end, self._end)
-            leave_keys(self._files, self._name, LogKeys(self._recent.columns(), coverage, True, 0, 0))
+            coverage = Coverage(self.name, self._end, self._end)
+            leave_keys(self._files, self.name, LogKeys(self._recent.columns(), coverage, True, 0, 0))
         except OSError as error:
             # Every record is in the log; without its keys it is scanned by whoever looks next.
             logger.warning("The keys of the ledger's log %s were not written: %s", self._path, error)

@@ -53,9 +53,14 @@ class LogKeys(NamedTuple):
     torn: int
 
 
+def log_prefix(writer: str) -> str:
+    """What the names of all logs of writers of this name begin with."""
+    return f"{_UNSAFE.sub('-', writer)[:100] or 'log'}-"
+
+
 def new_log_name(writer: str) -> str:
     """A name that nobody else has, for a new log."""
-    return f"{_UNSAFE.sub('-', writer)[:100] or 'log'}-{secrets.token_hex(6)}.0.log"
+    return f"{log_prefix(writer)}{secrets.token_hex(6)}.0.log"
 
 
 def next_generation(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from batch_infer.adapters.ledger.reader import Ledger
+from batch_infer.adapters.ledger.twins import TwinLogs
 from batch_infer.adapters.ledger.writer import LedgerWriter
 from batch_infer.contract.ledger import record_of
 from batch_infer.contract.reply import Outcome
@@ -29,6 +30,7 @@ class LedgerStore:
         fresh_since: With `fresh`, seconds since 1970 when the job began: fresh answers since then are found, so
             that a second attempt of a task does not ask again. `None`: nothing is found.
         keep_requests: Whether prompts and messages are recorded.
+        twins: Where what the same task's other evaluations record is found at once.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LedgerStore:
         fresh: bool = False,
         fresh_since: float | None = None,
         keep_requests: bool = True,
+        twins: TwinLogs | None = None,
     ) -> None:
         self._ledger = ledger
         self._writer = writer
@@ -51,6 +54,7 @@ class LedgerStore:
         self._fresh = fresh
         self._since = fresh_since
         self._keep_requests = keep_requests
+        self._twins = twins
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
         """See `Store.find`."""
@@ -62,6 +66,8 @@ class LedgerStore:
             missing = [key for key in keys if key not in found]
             if missing:
                 found.update(self._writer.find(missing, since=since))
+                if self._twins is not None and len(found) < len(keys):
+                    found.update(self._twins.find([key for key in missing if key not in found]))
         return found
 
     def intend(self, requests: Sequence[Request]) -> None:
@@ -96,3 +102,5 @@ class LedgerStore:
     def close(self) -> None:
         """Finishes the writer's log. Idempotent. What was recorded is kept without it, too."""
         self._writer.close()
+        if self._twins is not None:
+            self._twins.close()

@@ -15,6 +15,7 @@ import msgspec
 from batch_infer.adapters.ledger.append import GrowingLog, Log, SegmentLog
 from batch_infer.adapters.ledger.files import Files, open_files
 from batch_infer.adapters.ledger.recent import Recent
+from batch_infer.adapters.ledger.twins import TwinLogs
 from batch_infer.contract.errors import SinkError
 from batch_infer.contract.ledger import (
     FORMAT,
@@ -72,6 +73,8 @@ class LedgerWriter:
         files = open_files(root) if isinstance(root, (str, Path)) else root
         self._clock = clock
         self._recent = Recent()
+        self._files = files
+        self._name = name
         files.prepare()
         first = encode(LogStart(FORMAT, name, self.now_us()))
         self._log: Log
@@ -130,6 +133,10 @@ class LedgerWriter:
             if answer and answer[0] == key:
                 found[key] = answer[1]
         return found
+
+    def twins(self) -> TwinLogs | None:
+        """The logs of other writers of this name, followed while they grow; `None` on stores without append."""
+        return TwinLogs(self._files, self._name, self._log.name) if isinstance(self._log, GrowingLog) else None
 
     def now_us(self) -> int:
         """The time to record, in microseconds since 1970."""

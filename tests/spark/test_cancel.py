@@ -27,7 +27,7 @@ def test_cancelling_the_job_stops_the_calls_within_seconds(spark, start_endpoint
 
     thread = threading.Thread(target=act)
     thread.start()
-    endpoint.wait_until(lambda stats: stats["requests"] >= 8, timeout_s=30)
+    endpoint.wait_until("requests", at_least=8, timeout_s=60)
     spark.sparkContext.cancelAllJobs()
     thread.join(20)
     assert failed.is_set()

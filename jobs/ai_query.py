@@ -10,9 +10,12 @@ import batch_infer as bi
 from batch_infer.surface.job_arguments import parse_job, reader_options, run_options
 from batch_infer.surface.progress import summary_lines
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 def main() -> int:
-    """Runs the job; the exit status is 0 when the table was written, 2 when an argument is wrong."""
+    """Runs the job; the exit status is 0 when the table was written, 2 when an argument is wrong, 130 after Ctrl-C."""
     options = parse_job()
     spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
     try:
@@ -24,6 +27,8 @@ def main() -> int:
     except bi.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         spark.stop()
     print("\n".join(summary_lines(summary)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from batch_infer.spark.planning import check_request_type, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
 from batch_infer.spark.tables import check_merge_key, check_target, write_table
 from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.udf import ColumnPlan
 from batch_infer.spark.work_folder import WorkFolder
 
 PROGRESS_INTERVAL_S = 0.5
@@ -30,6 +32,11 @@ AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 
 CONTINUING = ("resume", "append", "merge")
 """Modes that continue a run of the same job which was broken off, on the input as that run read it."""
+
+
+class JobInterrupted(KeyboardInterrupt):
+    """Ctrl-C while a job ran. Its text says what is kept, and how to go on."""
+
 
 OnProgress = Callable[[Counters, float], None]
 """Takes the totals so far and the seconds since the start, twice a second, on a thread of its own."""
@@ -120,6 +127,7 @@ def run(
     Raises:
         ConfigError: an argument is wrong, or a column is missing; before anything is paid.
         SinkError: the output or the ledger cannot be written.
+        JobInterrupted: Ctrl-C; the job's Spark jobs are cancelled, and what was answered is kept.
     """
     spark = df.sparkSession
     if (prompt is None) == (request is None):
@@ -160,26 +168,61 @@ def run(
         check_merge_key(df, merge_key)
 
     started, began_at_us = time.monotonic(), time.time_ns() // 1000
-    if not is_continued:
-        work.begin()
-        number = F.col(sample).cast("bigint") if sample is not None else None
-        prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
-    prepared = spark.read.parquet(work.input)
-    with _Watch(plan.call.call_id, on_progress, started):
-        fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
-        Ledger.open(where).compact_index()
-    failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
-    rows = answered(prepared, failures, plan, began_at_us)
-    if written is None:
-        observation = Observation()
-        rows = rows.observe(observation, *_measures())
-        write_table(rows.select(*columns), output, transaction=work.transaction, **table)
-        seen: Mapping[str, Any] = observation.get
-    else:
-        seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
+    with _cancelled_on_interrupt(spark, plan, where, mode):
+        if not is_continued:
+            work.begin()
+            number = F.col(sample).cast("bigint") if sample is not None else None
+            prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
+        prepared = spark.read.parquet(work.input)
+        with _Watch(plan.call.call_id, on_progress, started):
+            fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
+            Ledger.open(where).compact_index()
+        failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
+        rows = answered(prepared, failures, plan, began_at_us)
+        if written is None:
+            observation = Observation()
+            rows = rows.observe(observation, *_measures())
+            write_table(rows.select(*columns), output, transaction=work.transaction, **table)
+            seen: Mapping[str, Any] = observation.get
+        else:
+            seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
     work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
     return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=_in_doubt(where))
+
+
+@contextlib.contextmanager
+def _cancelled_on_interrupt(spark: SparkSession, plan: ColumnPlan, ledger: str, mode: str) -> Iterator[None]:
+    """Ends the Spark jobs of the block on Ctrl-C, and says how the job goes on.
+
+    Raises:
+        JobInterrupted: instead of `KeyboardInterrupt`.
+    """
+    context = spark.sparkContext
+    tag = f"batch_infer-{plan.call.call_id}"
+    context.addJobTag(tag)
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # Ctrl-C may have ended the JVM as well
+            context.cancelJobsWithTag(tag)
+        raise JobInterrupted(_how_to_go_on(plan, ledger, mode)) from None
+    finally:
+        with contextlib.suppress(Exception):
+            context.removeJobTag(tag)
+
+
+def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
+    call = find_call(plan.call.call_id)
+    totals = call.progress().totals() if call is not None else Counters()
+    again = "the same command again, or with mode='resume',"
+    if plan.call.fresh_since is not None:  # the same command again would ask everything afresh once more
+        again = "it again with mode='resume'" if mode not in CONTINUING else "the same command again"
+    return (
+        f"Interrupted. Every reply that arrived is kept in the ledger at {ledger} "
+        f"({totals.rows_done - totals.rows_from_ledger:,} requests were answered at the last count). "
+        f"Run {again} to continue: what is kept is not paid for again."
+    )
 
 
 def _in_doubt(ledger: str) -> int | None:

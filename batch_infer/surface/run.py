@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -19,10 +20,15 @@ def run(df: DataFrame, *, progress: bool = True, **options: Any) -> RunSummary:
         progress: Draw a progress line on standard error.
         **options: `endpoint`, `prompt` or `request`, `output`, `format`, `mode`, … as `spark.job.run` has them.
     """
-    if not progress:
-        return job.run(df, **options)
-    line = ProgressLine(str(options.get("endpoint") or "ai_query"))
+    line = ProgressLine(str(options.get("endpoint") or "ai_query")) if progress else None
     try:
-        return job.run(df, on_progress=line.update, **options)
+        return job.run(df, on_progress=line.update if line is not None else None, **options)
+    except job.JobInterrupted as interrupted:
+        if line is not None:
+            line.close()
+            line = None
+        print(interrupted, file=sys.stderr, flush=True)
+        raise
     finally:
-        line.close()
+        if line is not None:
+            line.close()

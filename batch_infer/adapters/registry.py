@@ -29,7 +29,7 @@ FILE_VARIABLE = "BATCH_INFER_ENDPOINTS"
 LOCAL_TASKS = {"chat": "chat", "embed": "embeddings"}
 LOCAL_SLOTS = 2
 
-_registered: dict[str, Endpoint] = {}
+_registered: dict[str, Mapping[str, Any]] = {}
 _lock = threading.Lock()
 
 
@@ -46,12 +46,12 @@ def register_endpoint(name: str, **fields: Any) -> Endpoint:
     """
     endpoint = build_endpoint(name, fields)
     with _lock:
-        _registered[name] = endpoint
+        _registered[name] = dict(fields)
     return endpoint
 
 
 def find_endpoint(name: str, settings: Mapping[str, str]) -> Endpoint:
-    """The endpoint of that name.
+    """The endpoint of that name. Where several sources name it, each field is taken from the first that has it.
 
     Args:
         name: A registered name, or `'provider/model'`.
@@ -61,16 +61,16 @@ def find_endpoint(name: str, settings: Mapping[str, str]) -> Endpoint:
         ConfigError: there is none; names the nearest, and all that exist.
     """
     with _lock:
-        known: dict[str, Endpoint | Mapping[str, Any]] = dict(_registered)
+        known: dict[str, Mapping[str, Any]] = dict(_registered)
     for source in (_from_settings(settings), _from_file(settings)):
         for other, fields in source.items():
-            known.setdefault(other, fields)
+            known[other] = {**fields, **known.get(other, {})}
     found = known.get(name)
     if found is None:
         found = _unregistered(name)
     if found is None:
         raise _unknown(name, sorted(known))
-    return found if isinstance(found, Endpoint) else build_endpoint(name, found)
+    return build_endpoint(name, found)
 
 
 def _from_settings(settings: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from batch_infer.contract.endpoint import Endpoint
-from batch_infer.contract.reply import Outcome, Reply
+from batch_infer.contract.errors import JobRejected, RowRejected
+from batch_infer.contract.reply import Failure, Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request, canonical_messages
 from batch_infer.contract.rows import USAGE_FIELDS, Shape
-from batch_infer.contract.typed import TypeJson, read_reply
+from batch_infer.contract.typed import TypeJson, TypeMismatch, read_reply
 from batch_infer.engine.tokens import estimate_prompt_tokens
 
 _SCALARS = {
@@ -55,11 +56,12 @@ def requests_of(
         sample: BIGINT, or `None`; NULL counts as 0.
         identity: What all keys share.
     """
+    _check_types(request, files, sample)
     contents = request.to_pylist()
     if not _is_text(request.type):
         contents = [None if rows is None else canonical_messages(rows) for rows in contents]
-    attached = [_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
-    samples = [value or 0 for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
+    attached = [attached_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
+    samples = [int(value or 0) for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
     requests: list[Request | None] = []
     for content, images, number in zip(contents, attached, samples, strict=True):
         if content is None:
@@ -80,10 +82,68 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
-def _files(value: Any) -> tuple[bytes, ...]:
+def _check_types(request: pa.Array, files: pa.Array | None, sample: pa.Array | None) -> None:
+    """Refuses columns of other types before anything is sent: a Column's type is known no earlier than here."""
+    kind = request.type
+    is_messages = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type)
+    if not _is_text(kind) and not is_messages:
+        _refuse("request", kind, "a STRING, or an ARRAY<STRUCT<role: STRING, content: STRING>>")
+    if files is not None:
+        held = (
+            files.type.value_type if pa.types.is_list(files.type) or pa.types.is_large_list(files.type) else files.type
+        )
+        if not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_null(held)):
+            _refuse("files", files.type, "BINARY or ARRAY<BINARY>, the images themselves")
+    if sample is not None and not (pa.types.is_integer(sample.type) or pa.types.is_null(sample.type)):
+        _refuse("sample", sample.type, "a whole number (BIGINT)")
+
+
+def _refuse(argument: str, kind: pa.DataType, allowed: str) -> NoReturn:
+    raise JobRejected(
+        f"ai_query: the argument {argument!r} is {allowed}; got the Arrow type {kind}. Cast the column.", kind="config"
+    )
+
+
+def attached_files(value: Any) -> tuple[bytes, ...]:
+    """A row's files: none for NULL, one for BINARY, those that are not NULL of an ARRAY<BINARY>."""
     if value is None:
         return ()
     return (value,) if isinstance(value, bytes) else tuple(file for file in value if file is not None)
+
+
+def typed(
+    outcomes: Sequence[Outcome | None],
+    requests: Sequence[Request | None],
+    result_type: TypeJson,
+    *,
+    fail_on_error: bool = False,
+) -> list[Outcome | None]:
+    """The outcomes, where a reply from the ledger that does not read as this type is that row's failure.
+
+    The type is not part of a request's identity: what was asked for as text may be asked for as a number later.
+
+    Raises:
+        RowRejected: with `fail_on_error`, at the first such reply.
+    """
+    if result_type == "string":
+        return list(outcomes)
+    checked: list[Outcome | None] = []
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if outcome is None or not outcome.from_ledger or outcome.reply is None or outcome.reply.embedding is not None:
+            checked.append(outcome)
+            continue
+        try:
+            _result(outcome, result_type)
+            _choices(outcome.reply, result_type)
+        except TypeMismatch as error:
+            message = f"the reply, known from before, does not have the type asked for: {error}"
+            if fail_on_error:
+                key = request.key if request is not None else None
+                raise RowRejected(f"request {key}: {message}", kind="type_mismatch") from None
+            checked.append(Outcome(failure=Failure("type_mismatch", message), from_ledger=True))
+        else:
+            checked.append(outcome)
+    return checked
 
 
 def column_of(

@@ -39,6 +39,14 @@ def _to_arrow(series: Any) -> pa.Array:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # pandas makes floats of whole numbers beside a NULL
+    if isinstance(value, float):
+        return None  # that NULL: no argument is a fraction
+    return _unwrapped(value)
+
+
+def _unwrapped(value: Any) -> Any:
     """Spark gives arrays as ndarray and structs as Row or dict."""
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value]

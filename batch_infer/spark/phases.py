@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from batch_infer.adapters.ledger import Ledger
+from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.errors import SinkError
 from batch_infer.contract.reply import Outcome
@@ -24,7 +24,7 @@ from batch_infer.contract.request import Request, canonical_messages
 from batch_infer.contract.rows import Shape
 from batch_infer.engine.tokens import estimate_prompt_tokens
 from batch_infer.engine.window import Batch
-from batch_infer.spark.arrow import column_of, requests_of
+from batch_infer.spark.arrow import attached_files, column_of, requests_of, typed
 from batch_infer.spark.udf import ColumnPlan, Columns, current_task, iterator_udf
 
 KEY, ROW, REQUEST, FILES = "_bi_key", "_bi_row", "_bi_request", "_bi_files"
@@ -90,7 +90,7 @@ def _requests(batch: pa.RecordBatch) -> list[Request | None]:
     for key, row, content, attached in zip(
         batch.column(KEY).to_pylist(), batch.column(ROW).to_pylist(), contents, files, strict=True
     ):
-        images = () if attached is None else (attached,) if isinstance(attached, bytes) else tuple(attached)
+        images = attached_files(attached)
         asked = content if isinstance(content, str) else canonical_messages(content)
         tokens = estimate_prompt_tokens(asked, len(images))
         requests.append(Request(key=key, content=asked, files=images, prompt_tokens=tokens, origin=row))
@@ -112,7 +112,7 @@ def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, began_a
 def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[pa.Array]:
     call = plan.call
     assert call.ledger is not None
-    ledger = Ledger.open(call.ledger)
+    ledger = WorkerProcess.current().ledger(call.ledger)
     for keys, rows, failures in columns:
         wanted = keys.to_pylist()
         found = ledger.find([key for key in wanted if key is not None], since=call.fresh_since)
@@ -121,6 +121,7 @@ def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[p
         for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
             requests.append(None if key is None else Request(key=key, content=""))
             outcomes.append(None if key is None else _outcome_of(key, row, found.get(key), failure, began_at_us))
+        outcomes = typed(outcomes, requests, call.result_type, fail_on_error=call.fail_on_error)
         yield column_of(outcomes, requests, Shape.DETAILS, call.result_type, call.endpoint)
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
+import re
 import shutil
 import tempfile
 import threading
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -32,6 +35,10 @@ _lock = threading.Lock()
 _service: DriverService | None = None
 _local_servers = LocalServers()
 _scratch: dict[str, str] = {}
+_calls: list[Call] = []
+
+KEPT_CALLS = 1000
+"""Calls that the driver remembers: their plans may still be cached or be a view's."""
 
 LEDGER_SETTING = "spark.batch_infer.ledger"
 
@@ -42,7 +49,7 @@ def active_session() -> SparkSession:
     Raises:
         ConfigError: there is none.
     """
-    spark = SparkSession.getActiveSession()
+    spark = SparkSession.getActiveSession() or SparkSession._instantiatedSession  # noqa: SLF001 - in other threads
     if spark is None:
         raise ConfigError("there is no active Spark session. Create one with SparkSession.builder.getOrCreate().")
     return spark
@@ -69,7 +76,9 @@ def ledger_path(spark: SparkSession, settings: Mapping[str, str], given: str | N
     """
     chosen = given or settings.get(LEDGER_SETTING)
     if chosen is not None:
-        return None if chosen == "off" else chosen
+        if chosen.lower() == "off":
+            return None
+        return chosen if "://" in chosen or chosen.startswith("file:") else str(Path(chosen).expanduser().absolute())
     if not spark.sparkContext.master.startswith("local"):
         return None
     application = spark.sparkContext.applicationId
@@ -84,8 +93,10 @@ def task_slots(spark: SparkSession) -> int:
     """Tasks that the cluster can run at the same time now; by this, limits are divided."""
     context = spark.sparkContext
     master = context.master
-    if master.startswith("local"):
-        return int(context.defaultParallelism)
+    local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
+    if local:
+        cores = (os.cpu_count() or 1) if local.group(1) == "*" else int(local.group(1) or 1)
+        return max(1, cores // int(context.getConf().get("spark.task.cpus", "1") or 1))
     scala = context._jsc.sc()  # noqa: SLF001
     profile = scala.resourceProfileManager().defaultResourceProfile()
     return max(1, int(scala.maxNumConcurrentTasks(profile)))
@@ -97,10 +108,23 @@ def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddr
     service = _running_service(spark)
     secrets = [SecretReference.parse(endpoint.api_key)] if endpoint.api_key else []
     call = service.open_call(call_id, secrets=secrets, local_address=_local_servers.url)
+    _let_go_of_old_calls(call)
     watch = StageWatch(spark)
     call.is_cancelled = watch.is_over
     call.on_fatal(lambda message: watch.cancel_stages(call.progress().latest(), message))
     return call_id, service.address
+
+
+def _let_go_of_old_calls(newest: Call) -> None:
+    """Every analysis of a query opens a call; of those that are not running, only the latest are kept."""
+    with _lock:
+        _calls.append(newest)
+        surplus = len(_calls) - KEPT_CALLS
+        old = [call for call in _calls[: max(0, surplus)] if not call.progress().running()]
+        for call in old:
+            _calls.remove(call)
+    for call in old:
+        call.close()
 
 
 def find_call(call_id: str) -> Call | None:

@@ -18,7 +18,7 @@ from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.rows import Shape, column_ddl
 from batch_infer.engine.window import Batch
-from batch_infer.spark.arrow import column_of, requests_of
+from batch_infer.spark.arrow import column_of, requests_of, typed
 
 HAS_ARROW_UDF = hasattr(functions, "arrow_udf")
 
@@ -92,8 +92,10 @@ def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
             sample = arguments[-1] if plan.has_sample else None
             yield Batch(requests_of(arguments[0], files, sample, identity))
 
+    kind = plan.call.result_type
     for done in answer(plan.call, current_task(), batches()):
-        yield column_of(done.outcomes, done.requests, plan.shape, plan.call.result_type, plan.call.endpoint)
+        outcomes = typed(done.outcomes, done.requests, kind, fail_on_error=plan.call.fail_on_error)
+        yield column_of(outcomes, done.requests, plan.shape, kind, plan.call.endpoint)
 
 
 def current_task() -> TaskId:

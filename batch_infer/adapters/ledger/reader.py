@@ -48,6 +48,8 @@ LISTINGS = 3
 """Times to list the directory when what was listed is gone by the time it is opened."""
 INDEX_ABOVE_ENTRIES = 500_000
 """More keys than this outside the index (20 MB) are merged into it by whoever finds them."""
+INDEX_ABOVE_LOGS = 256
+"""The same for logs: each one outside the index costs every new worker the opening of its keys."""
 
 
 class Ledger:
@@ -97,7 +99,8 @@ class Ledger:
             for _ in range(LISTINGS):
                 if self._load(current_logs(self._files)[0]):
                     break
-            if self._delta.size > INDEX_ABOVE_ENTRIES and self._files.grows:
+            is_much = self._delta.size > INDEX_ABOVE_ENTRIES or len(self._loaded) > INDEX_ABOVE_LOGS
+            if is_much and self._files.grows:
                 indexing.compact_index(self._files, wait=False)
                 self._load(current_logs(self._files)[0])
 

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -161,6 +161,8 @@ def run(
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
     work = WorkFolder.of(spark, output, plan, asked)
     is_continued = mode in CONTINUING and work.continue_unfinished()
+    if is_continued and fresh:  # what the run that was broken off has asked afresh is fresh enough
+        plan = replace(plan, call=replace(plan.call, fresh_since=work.began_at))
     table: dict[str, Any] = {"format": format, "mode": sink_mode, "merge_key": merge_key}
     transaction = work.transaction if is_continued else None
     written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)

@@ -53,6 +53,11 @@ class WorkFolder:
         return f"{self.path}/failures"
 
     @property
+    def began_at(self) -> float:
+        """When the job began, in its first run: seconds since 1970."""
+        return self._version / 1000
+
+    @property
     def transaction(self) -> Transaction:
         """The write's identity: the same for a job and its continuation."""
         return Transaction(f"batch_infer-{self._job}", self._version)

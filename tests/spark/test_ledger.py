@@ -145,6 +145,20 @@ def test_mode_resume_continues_a_broken_run_on_the_input_as_that_run_read_it(spa
     assert not list(tmp_path.glob(".*.work")), "a finished job leaves no work folder"
 
 
+def test_a_broken_fresh_job_is_resumed_without_asking_again_what_it_has_asked(spark, start_endpoint, job):
+    endpoint = start_endpoint("priced", fields={"max_concurrency": 2})
+    df = rows_of(spark, 40, 40)
+    job(df)
+    endpoint.reset()
+    endpoint.configure(unauthorized_after=25)
+    with pytest.raises(Exception, match="401"):
+        job(df, mode="overwrite", fresh=True)
+    endpoint.configure(unauthorized_after=None)
+    assert len(endpoint.billed_by_prompt()) == 24
+    assert job(df, mode="resume", fresh=True).rows == 40
+    assert endpoint.billed_by_prompt() == {f"prompt {i}": 1 for i in range(40)}
+
+
 def test_the_inference_table_has_every_request_typed_and_failed_ones_too(spark, start_endpoint, job, tmp_path):
     fields = {**USD_PER_MILLION, "max_attempts": 1}
     start_endpoint("priced", rules=[Rule(match="prompt 3", status=400)], fields=fields)

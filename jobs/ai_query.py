@@ -18,6 +18,7 @@ def main() -> int:
     """Runs the job; the exit status is 0 when the table was written, 2 when an argument is wrong, 130 after Ctrl-C."""
     options = parse_job()
     spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
     try:
         reader = spark.read.format(options.input_format).options(**reader_options(options))
         rows = reader.load(options.input)

@@ -10,28 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from batch_infer.adapters.ledger import Ledger
-from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError
+from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejected
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
 from batch_infer.contract.template import Text, check_columns, parse_template
-from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, prepare
+from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
 from batch_infer.spark.planning import check_request_type, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
 from batch_infer.spark.tables import check_merge_key, check_target, write_table
 from batch_infer.spark.tables.filesystem import Files
 from batch_infer.spark.udf import ColumnPlan
-from batch_infer.spark.work_folder import WorkFolder
+from batch_infer.spark.work_folder import ADDING, WorkFolder
 
 PROGRESS_INTERVAL_S = 0.5
 AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 """A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
-
-CONTINUING = ("resume", "append", "merge")
-"""Modes that continue a run of the same job which was broken off, on the input as that run read it."""
 
 
 class JobInterrupted(KeyboardInterrupt):
@@ -108,8 +106,9 @@ def run(
         request: Instead of `prompt`: a column of prompts or messages.
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
-        mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the job that was broken off, on the
-            input as that job read it, and replace the output. An append or merge that was broken off is continued too.
+        mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the run that was broken off, on the
+            input as it was read then and in that run's mode; where there is none, as `overwrite`. An append or merge
+            of the very rows that a broken-off run was to add adds them once.
         merge_key: Columns that identify a row, for `merge`.
         ledger: Where replies are kept: a path or URI that all workers share. Default: the setting
             `spark.batch_infer.ledger`, or `<output>.ledger`, a sibling that overwriting never touches.
@@ -127,17 +126,12 @@ def run(
     Raises:
         ConfigError: an argument is wrong, or a column is missing; before anything is paid.
         SinkError: the output or the ledger cannot be written.
+        JobRejected: no row can succeed, or (with `fail_on_error`) a row failed; says why. What was answered is kept.
         JobInterrupted: Ctrl-C; the job's Spark jobs are cancelled, and what was answered is kept.
     """
     spark = df.sparkSession
-    if (prompt is None) == (request is None):
-        raise ConfigError("run: give either a prompt template or a request column.")
-    asked = prompt_column(df, prompt) if prompt is not None else F.col(request) if isinstance(request, str) else request
-    assert asked is not None
-    for name in (files, sample):
-        if name is not None:
-            check_columns(parse_template("{" + name + "}"), df.columns)
-    _check_clashes(df.columns, [result_column, *(DETAIL_FIELDS if details else ("error_message",))])
+    asked = _request_column(df, prompt, request)
+    _check_columns(df, files, sample, [result_column, *(DETAIL_FIELDS if details else ("error_message",))])
     settings = settings_of(spark)
     where = ledger or settings.get(LEDGER_SETTING) or _ledger_beside(spark, output)
     if where == "off":
@@ -156,25 +150,31 @@ def run(
         ledger=where,
     )
     check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
-    sink_mode = "overwrite" if mode == "resume" else mode
     columns = [*(F.col(f"`{name}`") for name in df.columns), *_reply_columns(details, result_column)]
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
     work = WorkFolder.of(spark, output, plan, asked)
-    is_continued = mode in CONTINUING and work.continue_unfinished()
-    if is_continued and fresh:  # what the run that was broken off has asked afresh is fresh enough
-        plan = replace(plan, call=replace(plan.call, fresh_since=work.began_at))
-    table: dict[str, Any] = {"format": format, "mode": sink_mode, "merge_key": merge_key}
-    transaction = work.transaction if is_continued else None
+    continued = work.unfinished() if mode == "resume" else None
+    if continued is not None:
+        work = continued
+        _check_same_columns(spark.read.parquet(work.input), df)
+        if fresh:  # what the run that was broken off has asked afresh is fresh enough
+            plan = replace(plan, call=replace(plan.call, fresh_since=work.began_at))
+    else:
+        work.begin("overwrite" if mode == "resume" else mode)
+    table: dict[str, Any] = {"format": format, "mode": work.mode, "merge_key": merge_key}
+    transaction = work.transaction if continued is not None else None
     written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)
-    if mode == "merge" and not is_continued:
+    if work.mode == "merge" and continued is None:
         check_merge_key(df, merge_key)
 
     started, began_at_us = time.monotonic(), time.time_ns() // 1000
     with _cancelled_on_interrupt(spark, plan, where, mode):
-        if not is_continued:
-            work.begin()
+        if continued is None:
             number = F.col(sample).cast("bigint") if sample is not None else None
             prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
+            work, is_repeated = _same_as_broken_off(spark, work)
+            if is_repeated:
+                written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
         prepared = spark.read.parquet(work.input)
         with _Watch(plan.call.call_id, on_progress, started):
             fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
@@ -193,6 +193,18 @@ def run(
     return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=_in_doubt(where))
 
 
+def _same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolder, bool]:
+    """The folder to go on with: that of an append or merge of the very same rows which was broken off, if there is one.
+
+    That run may have committed them already, and its transaction says so.
+    """
+    earlier = work.unfinished(work.mode) if work.mode in ADDING else None
+    if earlier is None or not is_same_input(spark, work.input, earlier.input):
+        return work, False
+    work.finish()
+    return earlier, True
+
+
 @contextlib.contextmanager
 def _cancelled_on_interrupt(spark: SparkSession, plan: ColumnPlan, ledger: str, mode: str) -> Iterator[None]:
     """Ends the Spark jobs of the block on Ctrl-C, and says how the job goes on.
@@ -209,6 +221,12 @@ def _cancelled_on_interrupt(spark: SparkSession, plan: ColumnPlan, ledger: str, 
         with contextlib.suppress(Exception):  # Ctrl-C may have ended the JVM as well
             context.cancelJobsWithTag(tag)
         raise JobInterrupted(_how_to_go_on(plan, ledger, mode)) from None
+    except Py4JJavaError:
+        call = find_call(plan.call.call_id)
+        if call is None or call.fatal is None:
+            raise
+        # Spark's own exception holds the same sentence among thousands of characters of stack traces.
+        raise JobRejected(call.fatal, kind="failed") from None
     finally:
         with contextlib.suppress(Exception):
             context.removeJobTag(tag)
@@ -219,7 +237,7 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     totals = call.progress().totals() if call is not None else Counters()
     again = "the same command again, or with mode='resume',"
     if plan.call.fresh_since is not None:  # the same command again would ask everything afresh once more
-        again = "it again with mode='resume'" if mode not in CONTINUING else "the same command again"
+        again = "it again with mode='resume'" if mode != "resume" else "the same command again"
     return (
         f"Interrupted. Every reply that arrived is kept in the ledger at {ledger} "
         f"({totals.rows_done - totals.rows_from_ledger:,} requests were answered at the last count). "
@@ -235,15 +253,43 @@ def _in_doubt(ledger: str) -> int | None:
     return audit.in_doubt + audit.asked_again
 
 
+def _check_same_columns(kept: DataFrame, given: DataFrame) -> None:
+    missing = [name for name in given.columns if name not in kept.columns]
+    if missing:
+        raise ConfigError(
+            f"run: the broken-off run read its input without the column {missing[0]!r}, and mode 'resume' continues on "
+            "that input. Give the same columns, or start anew with another mode (what was answered is in the ledger)."
+        )
+
+
 def _ledger_beside(spark: SparkSession, output: str) -> str:
     """`<output>.ledger`, as a path where it is on this machine's disks, else as a URI."""
     root = Files(spark, output).root.rstrip("/")
     return (re.sub("^file:/+", "/", root) if root.startswith("file:") else root) + ".ledger"
 
 
-def _check_clashes(given: Sequence[str], added: Sequence[str]) -> None:
+def _request_column(df: DataFrame, prompt: str | None, request: Column | str | None) -> Column:
+    if prompt is not None and request is None:
+        return prompt_column(df, prompt)
+    if request is not None and prompt is None:
+        return F.col(request) if isinstance(request, str) else request
+    raise ConfigError("run: give either a prompt template or a request column.")
+
+
+def _check_columns(df: DataFrame, files: str | None, sample: str | None, added: Sequence[str]) -> None:
+    kinds = {field.name: field.dataType.simpleString() for field in df.schema}
+    for argument, name, allowed in (
+        ("files", files, ("binary", "array<binary>")),
+        ("sample", sample, ("tinyint", "smallint", "int", "bigint")),
+    ):
+        if name is None:
+            continue
+        check_columns(parse_template("{" + name + "}"), df.columns)
+        kind = kinds.get(name, allowed[0])
+        if kind not in allowed:
+            raise ConfigError(f"run: {argument}={name!r} is {kind.upper()}; it is {' or '.join(allowed).upper()}.")
     taken = {name.lower() for name in (*added, *INTERNAL, OUTCOME, ANSWER)}
-    clashes = [name for name in given if name.lower() in taken]
+    clashes = [name for name in df.columns if name.lower() in taken]
     if clashes:
         raise ConfigError(
             f"run: the input already has the columns {', '.join(map(repr, clashes))}, which the job writes. "

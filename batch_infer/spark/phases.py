@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from batch_infer.adapters.process import WorkerProcess
@@ -47,6 +47,17 @@ def prepare(df: DataFrame, plan: ColumnPlan, request: Column, files: Column | No
         arguments.append(sample)
     keys = iterator_udf(lambda batches: _keys(plan, batches), "STRING", several=len(arguments) > 1)
     return with_request.select("*", F.monotonically_increasing_id().alias(ROW), keys(*arguments).alias(KEY))
+
+
+def is_same_input(spark: SparkSession, one: str, other: str) -> bool:
+    """Whether two prepared inputs hold the same rows, each as often: their count and a sum of the rows' hashes."""
+
+    def fingerprint(path: str) -> Row | None:
+        rows = spark.read.parquet(path)
+        text = F.to_json(F.struct(*(F.col(f"`{name}`") for name in rows.columns if name != ROW)))
+        return rows.agg(F.count(F.lit(1)), F.sum(F.xxhash64(text).cast("decimal(38,0)"))).first()
+
+    return fingerprint(one) == fingerprint(other)
 
 
 def _keys(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:

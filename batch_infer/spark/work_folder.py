@@ -5,6 +5,7 @@ Does not write the output.
 
 from __future__ import annotations
 
+import re
 import time
 from hashlib import blake2b
 
@@ -14,9 +15,12 @@ from batch_infer.contract.table import Transaction
 from batch_infer.spark.tables.filesystem import Files
 from batch_infer.spark.udf import ColumnPlan
 
+ADDING = ("append", "merge")
+"""Modes under which runs of the same job may follow, or stand beside, each other."""
+
 
 class WorkFolder:
-    """`.<name>.batch_infer-<job>-<time>.work` beside the output: exists from the job's begin to its end.
+    """`.<name>.batch_infer-<job>-<time>-<mode>.work` beside the output: exists from the job's begin to its end.
 
     The job is known by its output, endpoint, parameters and request expression; the time is the transaction's version,
     so that a job that is continued after a crash commits once.
@@ -25,9 +29,11 @@ class WorkFolder:
     def __init__(self, files: Files, folder: str, name: str, job: str) -> None:
         self._files = files
         self._folder = folder
-        self._prefix = f".{name}.batch_infer-{job}-"
+        self._name = name
         self._job = job
         self._version = 0
+        self.mode = ""
+        """The job's mode, also of one that is continued."""
 
     @classmethod
     def of(cls, spark: SparkSession, output: str, plan: ColumnPlan, request: Column) -> WorkFolder:
@@ -40,7 +46,7 @@ class WorkFolder:
     @property
     def path(self) -> str:
         """The folder."""
-        return f"{self._folder}/{self._prefix}{self._version}.work"
+        return f"{self._folder}/{self._prefix}{self._version}-{self.mode}.work"
 
     @property
     def input(self) -> str:
@@ -62,27 +68,33 @@ class WorkFolder:
         """The write's identity: the same for a job and its continuation."""
         return Transaction(f"batch_infer-{self._job}", self._version)
 
-    def continue_unfinished(self) -> bool:
-        """Takes up the newest unfinished run of this job whose input is complete; `False` where there is none."""
-        for version in sorted(self._versions(), reverse=True):
-            self._version = version
-            if self._files.exists(f"{self.input}/_SUCCESS"):
-                return True
-        return False
+    def begin(self, mode: str) -> None:
+        """Starts a run of its own."""
+        self._version, self.mode = int(time.time() * 1000), mode
 
-    def begin(self) -> None:
-        """Starts anew; what earlier runs of this job left is deleted (their replies are in the ledger)."""
-        self.finish()
-        self._version = int(time.time() * 1000)
+    def unfinished(self, mode: str | None = None) -> WorkFolder | None:
+        """The newest run of this job (of that mode) that was broken off after its input was complete."""
+        for version, its_mode in sorted(self._others(), reverse=True):
+            other = WorkFolder(self._files, self._folder, self._name, self._job)
+            other._version, other.mode = version, its_mode
+            if mode in (None, its_mode) and self._files.exists(f"{other.input}/_SUCCESS"):
+                return other
+        return None
 
     def finish(self) -> None:
-        """Deletes the folders of this job."""
-        for version in self._versions():
-            self._version, kept = version, self._version
-            self._files.delete(self.path)
-            self._version = kept
+        """Deletes the folder; and, of a job that replaced the whole output, what its earlier runs left."""
+        self._files.delete(self.path)
+        if self.mode not in ADDING:
+            for version, mode in self._others():
+                if version < self._version and mode not in ADDING:
+                    self._files.delete(f"{self._folder}/{self._prefix}{version}-{mode}.work")
 
-    def _versions(self) -> list[int]:
-        names = [entry.name for entry in self._files.list(self._folder) if entry.name.startswith(self._prefix)]
-        numbers = [name.removeprefix(self._prefix).removesuffix(".work") for name in names]
-        return [int(number) for number in numbers if number.isdigit()]
+    @property
+    def _prefix(self) -> str:
+        return f".{self._name}.batch_infer-{self._job}-"
+
+    def _others(self) -> list[tuple[int, str]]:
+        pattern = re.compile(re.escape(self._prefix) + r"(\d+)-(\w+)\.work")
+        found = [pattern.fullmatch(entry.name) for entry in self._files.list(self._folder)]
+        runs = [(int(match.group(1)), match.group(2)) for match in found if match]
+        return [(version, mode) for version, mode in runs if version != self._version]

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """Runs the job; the exit status is 0 when the table was written, 2 when an argument is wrong, 130 after Ctrl-C."""
+    """Runs the job; the exit status is 0 when the table was written, 2 for a wrong argument, 1 for a failure."""
     options = parse_job()
     spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
@@ -28,6 +28,9 @@ def main() -> int:
     except bi.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except bi.BatchInferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:

@@ -75,7 +75,7 @@ def main(out: str) -> None:
         "What next\n"
         f"  look at the tables   {classified}  {embedded}\n"
         "  run it again         make run: steps 1 and 2 find their replies in the ledger\n"
-        "  your own data        . .venv/bin/activate; spark-submit jobs/ai_query.py --endpoint local/chat --input … --prompt '… {column}' …\n"
+        "  your own data        . .venv/bin/activate; spark-submit jobs/ai_query.py --help\n"
         "  your own endpoint    batch_infer.register_endpoint('mine', base_url=…, model=…, api_key='env:MY_KEY')\n"
     )
     spark.stop()

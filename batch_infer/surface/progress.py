@@ -81,10 +81,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
         f"usage: {tokens}, {cost}",
     ]
     if summary.from_ledger:
-        lines.insert(
-            1,
-            f"{summary.asked:,} requests asked now; {summary.from_ledger:,} rows from the ledger, or equal to another row",
-        )
+        known = f"{summary.from_ledger:,} rows from the ledger, or equal to another row"
+        lines.insert(1, f"{summary.asked:,} requests asked now; {known}")
     if summary.in_doubt:
         lines.append(f"in doubt: {summary.in_doubt:,} requests may have been billed without a reply (a worker died)")
     if summary.errors:

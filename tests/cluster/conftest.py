@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
@@ -56,9 +57,9 @@ class Driver:
                 self._answers.put(json.loads(line.removeprefix(ANSWER)))
         self._answers.put(None)
 
-    def submit(self, rows, *, distinct=None, parts=4, columns_to=None, **options):
+    def submit(self, rows, *, distinct=None, parts=4, word="p", columns_to=None, **options):
         """Starts `bi.run` with these options; with `columns_to`, a query of two columns instead."""
-        job = {"rows": rows, "distinct": distinct or rows, "parts": parts, "options": options}
+        job = {"rows": rows, "distinct": distinct or rows, "parts": parts, "word": word, "options": options}
         if columns_to is not None:
             job["columns_to"] = str(columns_to)
         self.process.stdin.write(json.dumps(job) + "\n")
@@ -70,6 +71,18 @@ class Driver:
             return self._answers.get(timeout=timeout_s)
         except Empty:
             raise TimeoutError(f"no answer; stderr: {self.errors.read_text()[-3000:]}") from None
+
+    def wait_until_asked(self, endpoint, requests, timeout_s=120):
+        """Waits until the endpoint has seen so many requests; fails at once when the job is over before that."""
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                endpoint.wait_until("requests", at_least=requests, timeout_s=3)
+            except TimeoutError:
+                assert self._answers.empty(), self.result()
+                assert time.monotonic() < until, self.errors.read_text()[-3000:]
+            else:
+                return
 
     def run(self, rows, *, timeout_s=120, **options):
         self.submit(rows, **options)

@@ -26,7 +26,9 @@ QUIET = {
 
 def rows_of(spark: SparkSession, job: dict) -> DataFrame:
     distinct = job.get("distinct", job["rows"])
-    return spark.range(0, job["rows"], 1, job.get("parts", 4)).selectExpr("id", f"concat('p ', id % {distinct}) body")
+    return spark.range(0, job["rows"], 1, job.get("parts", 4)).selectExpr(
+        "id", f"concat('{job['word']} ', id % {distinct}) body"
+    )
 
 
 def run_job(spark: SparkSession, job: dict) -> dict:

@@ -28,9 +28,9 @@ def table(path):
     return pq.read_table(path).sort_by("id")
 
 
-def wait_for_94_percent(endpoint):
+def wait_for_94_percent(driver, endpoint):
     """Until 94% are answered, and the requests of a whole task are held. (The other task may have nothing left.)"""
-    endpoint.wait_until("requests", at_least=ROWS * 94 // 100 + IN_FLIGHT // 2, timeout_s=60)
+    driver.wait_until_asked(endpoint, ROWS * 94 // 100 + IN_FLIGHT // 2)
 
 
 def in_flight_at_the_end(endpoint):
@@ -42,7 +42,7 @@ def test_a_driver_killed_at_94_percent_pays_for_the_rest_alone(start_driver, sta
     options = {"output": str(tmp_path / "out")}
     driver = start_driver(endpoint, fields=FIELDS)
     driver.submit(ROWS, **options)
-    wait_for_94_percent(endpoint)
+    wait_for_94_percent(driver, endpoint)
     driver.kill()
     in_flight = in_flight_at_the_end(endpoint)
     assert 0 < in_flight <= IN_FLIGHT
@@ -74,7 +74,7 @@ def test_an_interrupted_driver_keeps_what_is_paid_and_says_how_to_go_on(start_dr
     options = {"output": str(tmp_path / "out")}
     driver = start_driver(endpoint, fields=FIELDS)
     driver.submit(ROWS, **options)
-    wait_for_94_percent(endpoint)
+    wait_for_94_percent(driver, endpoint)
     driver.process.send_signal(signal.SIGINT)
     assert driver.result(60) is None, "the process has ended"
     assert driver.process.wait(30) != 0

@@ -54,7 +54,7 @@ def test_a_job_whose_executor_dies_pays_only_for_what_that_had_in_flight(
 ):
     driver = start_driver(endpoint, standalone_cluster.url, conf=standalone_cluster.conf, fields=FIELDS)
     driver.submit(ROWS, output=str(tmp_path / "out"))
-    endpoint.wait_until("requests", at_least=ROWS // 2, timeout_s=90)
+    driver.wait_until_asked(endpoint, ROWS // 2)
     kill_busiest_executor(standalone_cluster, endpoint)
     summary = driver.result(180)
     assert "error" not in summary, summary
@@ -72,7 +72,7 @@ def test_a_column_whose_executor_dies_pays_only_for_what_that_had_in_flight(
     conf = {**standalone_cluster.conf, "spark.batch_infer.ledger": str(ledger)}
     driver = start_driver(endpoint, standalone_cluster.url, conf=conf, fields=FIELDS)
     driver.submit(ROWS, columns_to=tmp_path / "out")
-    endpoint.wait_until("requests", at_least=requests, timeout_s=90)
+    driver.wait_until_asked(endpoint, requests)
     kill_busiest_executor(standalone_cluster, endpoint)
     done = driver.result(180)
     assert "error" not in done, done

@@ -25,7 +25,7 @@ def test_a_worker_killed_at_half_costs_at_most_what_it_had_in_flight_and_says_so
     endpoint = start_endpoint(latency_s=0.05)
     driver = start_driver(endpoint, "local[2,4]", fields={"max_concurrency": IN_FLIGHT})
     driver.submit(ROWS, output=str(tmp_path / "out"))
-    endpoint.wait_until("requests", at_least=ROWS // 2, timeout_s=60)
+    driver.wait_until_asked(endpoint, ROWS // 2)
     worker = asking_workers(driver.pid, endpoint.base_url)[0]
     os.kill(worker, signal.SIGKILL)
     summary = driver.result(120)

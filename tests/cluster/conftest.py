@@ -62,6 +62,14 @@ class Driver:
         job = {"rows": rows, "distinct": distinct or rows, "parts": parts, "word": word, "options": options}
         if columns_to is not None:
             job["columns_to"] = str(columns_to)
+        self._send(job)
+
+    def query(self, query, *, action, rows, parts, ledger):
+        """Runs a query over `rows(id, body)` and `asked(id, r)`."""
+        self._send({"query": query, "action": action, "rows": rows, "parts": parts, "ledger": str(ledger)})
+        return self.result()
+
+    def _send(self, job):
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
 

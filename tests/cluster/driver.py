@@ -45,6 +45,33 @@ def run_columns(spark: SparkSession, job: dict) -> dict:
     return {}
 
 
+ACTIONS = {
+    "collect": lambda df: df.collect(),
+    "count": lambda df: df.count(),
+    "write": lambda df: df.write.format("noop").mode("overwrite").save(),
+    "cache and 3 actions": lambda df: [
+        act(df.cache()) for act in (DataFrame.collect, DataFrame.count, DataFrame.collect)
+    ],
+    "checkpoint": lambda df: df.checkpoint().collect(),
+    "localCheckpoint": lambda df: df.localCheckpoint().collect(),
+    "checkpoint(False)": lambda df: df.checkpoint(eager=False).collect(),
+    "repartitionByRange": lambda df: df.repartitionByRange(2, "result").collect(),
+}
+
+
+def run_query(spark: SparkSession, job: dict) -> dict:
+    """A query in SQL over the view `rows(id, body)`, on a ledger of its own."""
+    spark.conf.set("spark.batch_infer.ledger", job["ledger"])
+    spark.range(0, job["rows"], 1, job["parts"]).selectExpr("id", "concat('p ', id) body").createOrReplaceTempView(
+        "rows"
+    )
+    call = "SELECT id, ai_query('counted', body, details => true) r FROM rows"
+    spark.sql(call).createOrReplaceTempView("asked")
+    ACTIONS[job["action"]](spark.sql(job["query"]))
+    spark.catalog.clearCache()
+    return {}
+
+
 def main() -> None:
     """Runs until stdin ends."""
     master, url, fields = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -53,13 +80,15 @@ def main() -> None:
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
+    spark.sparkContext.setCheckpointDir(fields["conf"]["spark.local.dir"] + "/checkpoints")
     bi.register(spark)
     bi.register_endpoint("counted", base_url=url, model="m", **fields.get("endpoint", {}))
     print(ANSWER + json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            done = (run_columns if "columns_to" in job else run_job)(spark, job)
+            run = run_query if "query" in job else run_columns if "columns_to" in job else run_job
+            done = run(spark, job)
         except Exception as error:
             done = {"error": f"{type(error).__name__}: {error}"}
         print(ANSWER + json.dumps(done), flush=True)

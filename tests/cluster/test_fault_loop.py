@@ -79,6 +79,6 @@ class Loop:
 def test_after_every_kill_the_output_is_complete_and_what_was_paid_twice_is_reported(
     start_driver, start_endpoint, tmp_path, rounds
 ):
-    loop = Loop(start_driver, start_endpoint(latency_s=0.02), tmp_path, SEED)
+    loop = Loop(start_driver, start_endpoint(latency_s=0.1), tmp_path, SEED)
     for number in range(rounds):
         loop.round(number)

@@ -61,7 +61,7 @@ def test_the_endpoint_example_is_accepted():
 
 
 def test_the_job_example_runs(tmp_path):
-    (example,) = [block for block in blocks("console") if "spark-submit jobs" in block]
+    (example,) = [block for block in blocks("console") if "jobs/ai_query.py" in block]
     words = shlex.split(example.split("$ ", 1)[1].split("\n\n")[0])
     command = [str(Path(sys.executable).parent / words[0]), "--master", "local[2]", "--conf", "spark.ui.enabled=false"]
     arguments = [str(tmp_path / "out") if word == "out/summaries" else word for word in words[1:] if word != "\n"]

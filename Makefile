@@ -19,10 +19,12 @@ run: $(VENV)/.run java
 
 test: $(VENV)/.dev java
 	$(BIN)/python -m pytest -m "not long and not bench" -q tests/delta
-	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta
+	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta --ignore=tests/cluster
 
+# Real processes that are killed, and what takes minutes.
 test-long: $(VENV)/.dev java
-	$(BIN)/python -m pytest -m "long" -q
+	$(BIN)/python -m pytest -q tests/cluster
+	$(BIN)/python -m pytest -m "long" -q --ignore=tests/cluster --ignore=tests/delta
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

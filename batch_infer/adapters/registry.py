@@ -27,7 +27,6 @@ SETTING = "spark.batch_infer.endpoint."
 FILE_SETTING = "spark.batch_infer.endpoints_file"
 FILE_VARIABLE = "BATCH_INFER_ENDPOINTS"
 LOCAL_TASKS = {"chat": "chat", "embed": "embeddings"}
-LOCAL_SLOTS = 2
 
 _registered: dict[str, Mapping[str, Any]] = {}
 _lock = threading.Lock()
@@ -112,7 +111,7 @@ def _unregistered(name: str) -> Mapping[str, Any] | None:
             "provider": "local",
             "model": LOCAL_MODELS[model].model_id,
             "task": LOCAL_TASKS[model],
-            "max_concurrency": LOCAL_SLOTS,
+            "max_concurrency": LOCAL_MODELS[model].slots,
             "inputs_per_request": 16,
             "usd_per_million_prompt_tokens": 0,
             "usd_per_million_completion_tokens": 0,

@@ -1,4 +1,4 @@
-"""Owns the records of a shared budget: what a task has used and wants (`Standing`), what it may use (`Grant`). Pure data.
+"""Owns the records of a shared budget: what a task has used and wants, and what it may use. Pure data.
 
 Counts are cumulative since the task attempt began, on both sides, so that a message that is lost or repeated changes
 nothing: what a task may still use is what it was granted less what it has used.

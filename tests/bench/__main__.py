@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead")
+NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead", "resume")
 
 
 def main() -> int:

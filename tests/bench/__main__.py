@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead", "resume")
+NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead", "resume", "slots")
 
 
 def main() -> int:

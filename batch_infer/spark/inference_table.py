@@ -23,9 +23,10 @@ def inference_table(spark: SparkSession, path: str) -> DataFrame:
         request_key, error.
 
     Raises:
-        SinkError: there is no ledger to read, or it cannot be written.
+        ConfigError: there is no ledger at the path.
+        SinkError: it cannot be read or written.
     """
-    ledger = Ledger.open(path)
+    ledger = Ledger.existing(path)
     ledger.compact()
     schema = from_arrow_schema(SCHEMA)
     if not ledger.files.sizes("table"):

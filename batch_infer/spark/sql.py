@@ -17,7 +17,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
+from batch_infer.spark.planning import (
+    DEFAULT_ENDPOINT_SETTING,
+    check_argument_names,
+    check_ledger,
+    check_request_type,
+    plan_column,
+)
 from batch_infer.spark.session import LEDGER_SETTING, active_session, ledger_path, settings_of
 from batch_infer.spark.udf import build_udf
 
@@ -151,6 +157,7 @@ class _Builder:
             dynamic.append(_images(given["files"]))
         if "sample" in given:
             dynamic.append(_integer(given["sample"]))
+        check_ledger(plan)
         udf = build_udf(plan)
         unwrapped = getattr(udf, "_unwrapped", udf)
         call = unwrapped._judf.builder(self._seq(dynamic))  # noqa: SLF001 - what Column expressions are made of

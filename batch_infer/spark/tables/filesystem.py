@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from batch_infer.contract.errors import ConfigError, SinkError
 
@@ -125,14 +125,24 @@ class Files:
         """Writes a small file; on disks and HDFS it appears whole or not at all."""
         folder, _, name = path.rpartition("/")
         draft = f"{folder}/.{name}.draft"
+        self.rewrite_text(draft, text)
+        self.delete(path)
+        self.rename(draft, path)
+
+    def rewrite_text(self, path: str, text: str) -> None:
+        """Writes a small file in place: it is there all the time, and for a moment not whole."""
         with _explained("write", path):
-            stream = self._fs.create(self._path(draft), True)
+            stream = self._fs.create(self._path(path), True)
             try:
                 stream.write(bytearray(text.encode()))
             finally:
                 stream.close()
-        self.delete(path)
-        self.rename(draft, path)
+
+
+def read_parquet(spark: SparkSession, *paths: str, schema: str | None = None) -> DataFrame:
+    """A Parquet table at paths that are names, not patterns: `[`, `{`, `*` and `?` stand for themselves."""
+    reader = spark.read.option("__globPaths__", "false")
+    return (reader if schema is None else reader.schema(schema)).parquet(*paths)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_infer.adapters.ledger import SCHEMA, Ledger
+from batch_infer.spark.tables.filesystem import read_parquet
 
 
 def inference_table(spark: SparkSession, path: str) -> DataFrame:
@@ -31,4 +32,4 @@ def inference_table(spark: SparkSession, path: str) -> DataFrame:
     schema = from_arrow_schema(SCHEMA)
     if not ledger.files.sizes("table"):
         return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).parquet(f"{path.rstrip('/')}/table")
+    return read_parquet(spark, f"{ledger.files.root.rstrip('/')}/table", schema=schema)

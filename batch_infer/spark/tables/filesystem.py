@@ -12,6 +12,7 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
 
@@ -48,6 +49,11 @@ class Files:
             )
         if not path:
             raise ConfigError("the output's path is empty. Give a folder to write the table to.")
+        if ":" in path.rstrip("/").rpartition("/")[2]:
+            raise ConfigError(
+                f"the output's name {path.rstrip('/').rpartition('/')[2]!r} holds a colon, which Hadoop's file systems "
+                "cannot have in a name. Write to another one; the folders above it may hold colons."
+            )
         self._jvm = spark._jvm  # noqa: SLF001 - Spark has no public file API
         try:
             hadoop_path = self._jvm.org.apache.hadoop.fs.Path(path)
@@ -139,7 +145,7 @@ class Files:
                 stream.close()
 
 
-def read_parquet(spark: SparkSession, *paths: str, schema: str | None = None) -> DataFrame:
+def read_parquet(spark: SparkSession, *paths: str, schema: StructType | str | None = None) -> DataFrame:
     """A Parquet table at paths that are names, not patterns: `[`, `{`, `*` and `?` stand for themselves."""
     reader = spark.read.option("__globPaths__", "false")
     return (reader if schema is None else reader.schema(schema)).parquet(*paths)

@@ -20,7 +20,7 @@ from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejecte
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
 from batch_infer.contract.table import quoted
-from batch_infer.contract.template import Text, check_columns, parse_template
+from batch_infer.contract.template import Field, Text, check_columns, parse_template
 from batch_infer.spark.ownership import Claim
 from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
 from batch_infer.spark.planning import check_ledger, check_request_type, check_secret, plan_column
@@ -319,7 +319,7 @@ def _check_columns(df: DataFrame, files: str | None, sample: str | None, added: 
     ):
         if name is None:
             continue
-        check_columns(parse_template("{" + name + "}"), df.columns)
+        check_columns([Field(name)], df.columns)
         kind = kinds.get(name, allowed[0])
         if kind not in allowed:
             raise ConfigError(f"run: {argument}={name!r} is {kind.upper()}; it is {' or '.join(allowed).upper()}.")

@@ -25,6 +25,7 @@ from batch_infer.adapters.sender import Sender
 from batch_infer.adapters.wire.openai import OpenAIWire
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
+from batch_infer.contract.ledger import type_digest
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
@@ -58,8 +59,12 @@ class CallPlan:
     """The driver's service; `None` where there is none."""
     ledger: str | None = None
     """Path or URI of the ledger; `None` remembers nothing."""
-    fresh_since: float | None = None
-    """Ask again, although answers are known from before this time (seconds since 1970)."""
+    run: str = ""
+    """Names the run in the ledger: the call, or the job and its continuation (`contract.ledger.same_run`)."""
+    fresh: bool = False
+    """Ask again, although answers are known from other runs."""
+    retry_failed: bool = False
+    """Ask again for what failed in other runs, even where the same failure is to be expected."""
 
     def identity(self) -> CallIdentity:
         """What all rows' keys share."""
@@ -92,7 +97,7 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
             raise JobRejected(directive.stop, kind="stopped")
     send = _open_sender(plan, process, client)
     clock = SystemClock()
-    with contextlib.closing(_open_store(plan, process, task, follow_twins=ordered)) as store:
+    with contextlib.closing(_open_store(plan, process, task)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
             feed,
@@ -160,7 +165,7 @@ def bounds_of(plan: CallPlan) -> Bounds:
     return Bounds(completion_tokens=most * (parameters.get("n") or 1))
 
 
-def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId, *, follow_twins: bool) -> NoStore | LedgerStore:
+def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore | LedgerStore:
     if plan.ledger is None:
         return NoStore()
     endpoint = plan.endpoint
@@ -177,9 +182,11 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId, *, follow_
         endpoint=endpoint.name,
         model=endpoint.model,
         price=price,
-        fresh=plan.fresh_since is not None,
-        fresh_since=plan.fresh_since,
-        twins=writer.twins() if follow_twins else None,
+        run=plan.run,
+        fresh=plan.fresh,
+        retry_failed=plan.retry_failed,
+        result_type=type_digest(plan.result_type),
+        twins=writer.twins(f"{task.stage}-{task.partition}"),
     )
 
 

@@ -119,3 +119,7 @@ class Outcome(msgspec.Struct):
     """Of an outcome from the ledger: when it was recorded, in microseconds since 1970."""
     origin: int = -1
     """Of an outcome from the ledger: the `Request.origin` that paid for it."""
+    run: str = ""
+    """Of an outcome from the ledger: the run that paid for it."""
+    result_type: str = ""
+    """Of a failure from the ledger: a digest of the type that was asked for then."""

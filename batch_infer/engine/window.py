@@ -228,8 +228,7 @@ class Run:
             row = _Row(request, opened, index)
             known = found.get(request.key)
             if known is not None:
-                self._tally.rows_from_ledger += 1
-                self._settle(row, known)
+                self._serve(row, known)
             elif request.key in self._followers:
                 self._followers[request.key].append(row)
             else:
@@ -241,6 +240,21 @@ class Run:
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
+
+    def _serve(self, row: _Row, known: Outcome) -> None:
+        """A row whose outcome is known from before."""
+        failure = known.failure
+        if failure is None:
+            self._tally.rows_from_ledger += 1
+        elif self._fail_fast:
+            raise RowRejected(
+                f"request {row.request.key}: {failure.message} (Known from the ledger: nothing was sent now. To ask "
+                "again: fresh => true; in a job, retry_failed.)",
+                kind=failure.kind,
+                status=failure.status,
+                attempts=known.attempts,
+            )
+        self._settle(row, known)
 
     # Sending
 

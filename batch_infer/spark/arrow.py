@@ -46,7 +46,13 @@ def arrow_type(kind: TypeJson) -> pa.DataType:
 
 
 def requests_of(
-    request: pa.Array, files: pa.Array | None, sample: pa.Array | None, identity: CallIdentity
+    request: pa.Array,
+    files: pa.Array | None,
+    sample: pa.Array | None,
+    identity: CallIdentity,
+    *,
+    keys: pa.Array | None = None,
+    origins: pa.Array | None = None,
 ) -> list[Request | None]:
     """A request per row; `None` where the request column is NULL.
 
@@ -55,6 +61,8 @@ def requests_of(
         files: BINARY or ARRAY<BINARY>, or `None`.
         sample: BIGINT, or `None`; NULL counts as 0.
         identity: What all keys share.
+        keys: The rows' keys, where they are known; else they are made here.
+        origins: The rows' numbers (`Request.origin`), where they have any.
     """
     _check_types(request, files, sample)
     contents = request.to_pylist()
@@ -62,17 +70,20 @@ def requests_of(
         contents = [None if rows is None else canonical_messages(rows) for rows in contents]
     attached = [attached_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
     samples = [int(value or 0) for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
+    known: list[str | None] = keys.to_pylist() if keys is not None else [None] * len(contents)
+    numbers: list[int] = origins.to_pylist() if origins is not None else [-1] * len(contents)
     requests: list[Request | None] = []
-    for content, images, number in zip(contents, attached, samples, strict=True):
+    for content, images, number, key, origin in zip(contents, attached, samples, known, numbers, strict=True):
         if content is None:
             requests.append(None)
             continue
         requests.append(
             Request(
-                key=identity.key(content, images, number),
+                key=key or identity.key(content, images, number),
                 content=content,
                 files=images,
                 prompt_tokens=estimate_prompt_tokens(content, len(images)),
+                origin=origin,
             )
         )
     return requests

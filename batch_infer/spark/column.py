@@ -9,7 +9,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import DataType
 
-from batch_infer.spark.planning import plan_column
+from batch_infer.spark.planning import check_ledger, plan_column
 from batch_infer.spark.session import active_session
 from batch_infer.spark.udf import build_udf
 
@@ -71,6 +71,7 @@ def ai_query(
         arguments.append(F.col(files) if isinstance(files, str) else files)
     if has_sample:
         arguments.append((sample if isinstance(sample, Column) else F.lit(sample)).cast("bigint"))
+    check_ledger(plan)
     # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
     answer = build_udf(plan)(*arguments)
     return F.when(prompt.isNotNull(), answer)

@@ -13,17 +13,20 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql.types import StructType
 
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejected
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
-from batch_infer.contract.template import Text, check_columns, parse_template
+from batch_infer.contract.table import quoted
+from batch_infer.contract.template import Field, Text, check_columns, parse_template
+from batch_infer.spark.ownership import Claim
 from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
-from batch_infer.spark.planning import check_request_type, plan_column
+from batch_infer.spark.planning import check_ledger, check_request_type, check_secret, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
-from batch_infer.spark.tables import check_merge_key, check_target, write_table
-from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables import Written, check_merge_key, check_target, write_table
+from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.udf import ColumnPlan
 from batch_infer.spark.work_folder import ADDING, WorkFolder
 
@@ -55,8 +58,10 @@ class RunSummary:
     from_ledger: int
     """Rows that cost nothing now: known from before, or equal to another row of this job."""
     in_doubt: int | None
-    """Requests that were sent and have no outcome, because their worker died: they may have been billed without a
-    reply. Those that were asked again since count too. `None`: the ledger is too large to audit here."""
+    """Of the distinct requests that this run (or the broken-off one that it continues) sent: those that have been sent,
+    in this run or an earlier one, without an outcome, because a worker died or was stopped. They may have been billed
+    without a reply. Requests of other runs that this one did not send do not count. `None`: the ledger is too large to
+    audit here."""
     asked: int
     """Distinct requests that were sent now."""
     attempts: int
@@ -88,6 +93,7 @@ def run(
     files: str | None = None,
     sample: str | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
     details: bool = True,
     result_column: str = "result",
     fail_on_error: bool = False,
@@ -118,6 +124,8 @@ def run(
         files: Name of a column of images.
         sample: Name of a BIGINT column that tells equal prompts apart.
         fresh: Ask again although the ledger knows the reply.
+        retry_failed: Ask again for every request that failed in an earlier run. Without it only those are asked again
+            that may succeed (`error.retryable`); the others keep the error that was recorded, and cost nothing.
         details: `False` writes the result and its error message alone.
         result_column: Name of the result's column, such as `embedding`.
         fail_on_error: End the job at the first row that fails for good, instead of writing its error.
@@ -147,50 +155,77 @@ def run(
         has_files=files is not None,
         has_sample=sample is not None,
         fresh=fresh,
+        retry_failed=retry_failed,
         ledger=where,
     )
+    where = plan.call.ledger or where
+    check_secret(spark, plan.call.endpoint)
     check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
-    columns = [*(F.col(f"`{name}`") for name in df.columns), *_reply_columns(details, result_column)]
+    columns = [*(F.col(quoted(name)) for name in df.columns), *_reply_columns(details, result_column)]
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
-    work = WorkFolder.of(spark, output, plan, asked)
-    continued = work.unfinished() if mode == "resume" else None
-    if continued is not None:
-        work = continued
-        _check_same_columns(spark.read.parquet(work.input), df)
-        if fresh:  # what the run that was broken off has asked afresh is fresh enough
-            plan = replace(plan, call=replace(plan.call, fresh_since=work.began_at))
-    else:
-        work.begin("overwrite" if mode == "resume" else mode)
-    table: dict[str, Any] = {"format": format, "mode": work.mode, "merge_key": merge_key}
-    transaction = work.transaction if continued is not None else None
-    written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)
-    if work.mode == "merge" and continued is None:
-        check_merge_key(df, merge_key)
-
-    started, began_at_us = time.monotonic(), time.time_ns() // 1000
-    with _cancelled_on_interrupt(spark, plan, where, mode):
-        if continued is None:
-            number = F.col(sample).cast("bigint") if sample is not None else None
-            prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
+    table: dict[str, Any] = {"format": format, "mode": mode, "merge_key": merge_key}
+    started = time.monotonic()
+    beginning = _begun(df, output, WorkFolder.of(spark, output, plan, asked), empty.schema, table)
+    with beginning as begun, _cancelled_on_interrupt(spark, plan, where, mode):
+        claim, work, is_continued, written = begun
+        check_ledger(plan)
+        # With this name, a run that continues another one knows what that one asked afresh, or again.
+        plan = replace(plan, call=replace(plan.call, run=work.run))
+        if not is_continued:
+            number = column_named(df, sample).cast("bigint") if sample is not None else None
+            images = column_named(df, files) if files is not None else None
+            prepare(df, plan, asked, images, number).write.parquet(work.input)
             work, is_repeated = _same_as_broken_off(spark, work)
             if is_repeated:
                 written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
-        prepared = spark.read.parquet(work.input)
+        prepared = read_parquet(spark, work.input)
         with _Watch(plan.call.call_id, on_progress, started):
             fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
-            Ledger.open(where).compact_index()
-        failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
-        rows = answered(prepared, failures, plan, began_at_us)
+            with contextlib.closing(Ledger.open(where)) as opened:
+                opened.compact_index()
+        failures = read_parquet(spark, work.failures, schema=FAILED_DDL)
+        rows = answered(prepared, failures, plan)
         if written is None:
             observation = Observation()
             rows = rows.observe(observation, *_measures())
+            claim.check()
             write_table(rows.select(*columns), output, transaction=work.transaction, **table)
             seen: Mapping[str, Any] = observation.get
         else:
             seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
-    work.finish()
+        work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
-    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=_in_doubt(where))
+    in_doubt = _in_doubt(where, plan.call.run)
+    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt)
+
+
+@contextlib.contextmanager
+def _begun(
+    df: DataFrame, output: str, work: WorkFolder, schema: StructType, table: dict[str, Any]
+) -> Iterator[tuple[Claim, WorkFolder, bool, Written | None]]:
+    """Claims the table for the block, and says whether it can be written. Puts the run's mode into `table`.
+
+    Gives the claim; the folder of this run, or of the one that it continues; whether it continues one; and what that
+    one has written, if it had come so far.
+    """
+    spark, mode = df.sparkSession, table["mode"]
+    may_share = table["format"] == "delta" and mode in ADDING  # Delta settles which of two commits is first
+    claim = Claim.take(Files(spark, output), work.job, alone=not may_share)
+    try:
+        continued = work.unfinished() if mode == "resume" else None
+        if continued is not None:
+            work = continued
+            _check_same_columns(read_parquet(spark, work.input), df)
+        else:
+            work.begin("overwrite" if mode == "resume" else mode)
+        table["mode"] = work.mode
+        transaction = work.transaction if continued is not None else None
+        written = check_target(spark, output, schema=schema, transaction=transaction, **table)
+        if work.mode == "merge" and continued is None:
+            check_merge_key(df, table["merge_key"])
+        yield claim, work, continued is not None, written
+    finally:
+        claim.release()
 
 
 def _same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolder, bool]:
@@ -236,7 +271,7 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     call = find_call(plan.call.call_id)
     totals = call.progress().totals() if call is not None else Counters()
     again = "the same command again, or with mode='resume',"
-    if plan.call.fresh_since is not None:  # the same command again would ask everything afresh once more
+    if plan.call.fresh or plan.call.retry_failed:  # the same command again would ask once more what it has asked
         again = "it again with mode='resume'" if mode != "resume" else "the same command again"
     return (
         f"Interrupted. Every reply that arrived is kept in the ledger at {ledger} "
@@ -245,12 +280,12 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     )
 
 
-def _in_doubt(ledger: str) -> int | None:
-    opened = Ledger.open(ledger)
-    if sum(opened.files.sizes("log").values()) > AUDIT_BELOW_BYTES:
-        return None
-    audit = opened.audit()
-    return audit.in_doubt + audit.asked_again
+def _in_doubt(ledger: str, run: str) -> int | None:
+    with contextlib.closing(Ledger.open(ledger)) as opened:
+        if sum(opened.files.sizes("log").values()) > AUDIT_BELOW_BYTES:
+            return None
+        audit = opened.audit(run=run)
+        return audit.in_doubt + audit.asked_again
 
 
 def _check_same_columns(kept: DataFrame, given: DataFrame) -> None:
@@ -272,7 +307,7 @@ def _request_column(df: DataFrame, prompt: str | None, request: Column | str | N
     if prompt is not None and request is None:
         return prompt_column(df, prompt)
     if request is not None and prompt is None:
-        return F.col(request) if isinstance(request, str) else request
+        return column_named(df, request) if isinstance(request, str) else request
     raise ConfigError("run: give either a prompt template or a request column.")
 
 
@@ -284,11 +319,19 @@ def _check_columns(df: DataFrame, files: str | None, sample: str | None, added: 
     ):
         if name is None:
             continue
-        check_columns(parse_template("{" + name + "}"), df.columns)
+        check_columns([Field(name)], df.columns)
         kind = kinds.get(name, allowed[0])
         if kind not in allowed:
             raise ConfigError(f"run: {argument}={name!r} is {kind.upper()}; it is {' or '.join(allowed).upper()}.")
     taken = {name.lower() for name in (*added, *INTERNAL, OUTCOME, ANSWER)}
+    seen: dict[str, str] = {}
+    for name in df.columns:
+        if name.lower() in seen:
+            raise ConfigError(
+                f"run: the input has two columns named {seen[name.lower()]!r} and {name!r}, which a table cannot keep "
+                "apart. Rename or drop one of them first."
+            )
+        seen[name.lower()] = name
     clashes = [name for name in df.columns if name.lower() in taken]
     if clashes:
         raise ConfigError(
@@ -313,8 +356,13 @@ def prompt_column(df: DataFrame, template: str) -> Column:
     parts = parse_template(template)
     check_columns(parts, df.columns)
     return F.concat(
-        *(F.lit(part.text) if isinstance(part, Text) else F.col(part.path).cast("string") for part in parts)
+        *(F.lit(part.text) if isinstance(part, Text) else column_named(df, part.path).cast("string") for part in parts)
     )
+
+
+def column_named(df: DataFrame, path: str) -> Column:
+    """The column of this name, dots and all, where there is one; else a path into a struct: `address.city`."""
+    return F.col(quoted(path) if path.lower() in {name.lower() for name in df.columns} else path)
 
 
 def _measures() -> list[Column]:

@@ -5,7 +5,7 @@ Both surfaces come through here, the Python Column and the SQL function, so that
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -17,14 +17,18 @@ from pyspark.sql.types import DataType, StringType
 from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.registry import find_endpoint
+from batch_infer.adapters.secrets import resolve, unresolved_message
 from batch_infer.adapters.worker import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.parameters import check_parameters, parse_response_format
 from batch_infer.contract.rows import Shape
+from batch_infer.contract.secret import SecretReference
 from batch_infer.contract.typed import check_result_type, ddl_of, response_format_of
 from batch_infer.spark.session import ledger_path, open_call, settings_of, task_slots
 from batch_infer.spark.udf import ColumnPlan
+
+logger = logging.getLogger("batch_infer")
 
 DEFAULT_ENDPOINT_SETTING = "spark.batch_infer.default_endpoint"
 
@@ -42,6 +46,7 @@ def plan_column(
     has_files: bool = False,
     has_sample: bool = False,
     fresh: bool = False,
+    retry_failed: bool = False,
     ledger: str | None = None,
 ) -> ColumnPlan:
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
@@ -78,8 +83,6 @@ def plan_column(
     result_json = result.jsonValue()
     check_result_type(result_json, endpoint.task)
     remembered = ledger_path(spark, settings, ledger)
-    if remembered is not None:
-        LedgerWriter(remembered, "check").close()  # refuses an unusable ledger before anything is paid
     call_id, address = open_call(spark, endpoint)
     call = CallPlan(
         call_id=call_id,
@@ -91,11 +94,43 @@ def plan_column(
         slots=task_slots(spark),
         service=address,
         ledger=remembered,
-        fresh_since=time.time() if fresh else None,
+        run=call_id,
+        fresh=fresh,
+        retry_failed=retry_failed,
     )
     shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR
     return ColumnPlan(
         call=call, shape=shape, result_ddl=ddl_of(result_json), has_files=has_files, has_sample=has_sample
+    )
+
+
+def check_ledger(plan: ColumnPlan) -> None:
+    """Refuses a ledger that cannot be written, and makes it where there is none: so this is the last check of all.
+
+    Raises:
+        SinkError: says why.
+    """
+    if plan.call.ledger is not None:
+        LedgerWriter(plan.call.ledger, "check").close()
+
+
+def check_secret(spark: SparkSession, endpoint: Endpoint) -> None:
+    """Refuses an endpoint whose api_key leads to nothing; on a cluster, where the workers may know it, only warns.
+
+    Raises:
+        ConfigError: names the reference, and what to do.
+    """
+    if endpoint.api_key is None:
+        return
+    reference = SecretReference.parse(endpoint.api_key)
+    if resolve(reference) is not None:
+        return
+    if spark.sparkContext.master.startswith("local"):
+        raise ConfigError(f"endpoint {endpoint.name!r}: {unresolved_message(reference)}")
+    logger.warning(
+        "endpoint %r: its api_key '%s' leads to nothing on the driver. Unless every worker knows it, the run fails.",
+        endpoint.name,
+        reference,
     )
 
 

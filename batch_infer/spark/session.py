@@ -127,6 +127,17 @@ def _let_go_of_old_calls(newest: Call) -> None:
         call.close()
 
 
+def close_call(call_id: str) -> None:
+    """Forgets a call that no plan uses."""
+    call = find_call(call_id)
+    if call is None:
+        return
+    with _lock:
+        if call in _calls:
+            _calls.remove(call)
+    call.close()
+
+
 def find_call(call_id: str) -> Call | None:
     """An open call of this driver, for its progress; `None` when it is unknown."""
     with _lock:

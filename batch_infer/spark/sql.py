@@ -8,6 +8,8 @@ among them, and gives back an expression of the right type around a UDF made for
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,9 +19,22 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
-from batch_infer.spark.session import LEDGER_SETTING, active_session, ledger_path, settings_of
-from batch_infer.spark.udf import build_udf
+from batch_infer.spark.planning import (
+    DEFAULT_ENDPOINT_SETTING,
+    check_argument_names,
+    check_ledger,
+    check_request_type,
+    plan_column,
+)
+from batch_infer.spark.session import (
+    LEDGER_SETTING,
+    active_session,
+    close_call,
+    find_call,
+    ledger_path,
+    settings_of,
+)
+from batch_infer.spark.udf import ColumnPlan, build_udf
 
 logger = logging.getLogger("batch_infer")
 
@@ -47,6 +62,9 @@ LIMIT_RULES = (
     "org.apache.spark.sql.catalyst.optimizer.PushProjectionThroughLimit",
     "org.apache.spark.sql.catalyst.optimizer.PushProjectionThroughLimitAndOffset",
 )
+
+KEPT_UDFS = 100
+"""Calls with different constants whose UDFs are kept for the next query."""
 
 _builders: list[Any] = []
 """Py4J holds Python objects by weak reference from the JVM's side; the registry's must live on."""
@@ -114,6 +132,7 @@ class _Builder:
     def __init__(self, jvm: Any, name: str) -> None:
         self._jvm = jvm
         self._name = name
+        self._udfs: OrderedDict[bytes, tuple[str, Any]] = OrderedDict()
 
     def apply(self, arguments: Any) -> Any:
         """From resolved argument expressions to the call's expression."""
@@ -151,12 +170,33 @@ class _Builder:
             dynamic.append(_images(given["files"]))
         if "sample" in given:
             dynamic.append(_integer(given["sample"]))
-        udf = build_udf(plan)
+        check_ledger(plan)
+        udf = self._udf_of(plan)
         unwrapped = getattr(udf, "_unwrapped", udf)
         call = unwrapped._judf.builder(self._seq(dynamic))  # noqa: SLF001 - what Column expressions are made of
         # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
         null = expressions.Literal(None, call.dataType())
         return getattr(expressions, "If")(expressions.IsNull(request), null, call)  # noqa: B009 - a keyword in disguise
+
+    def _udf_of(self, plan: ColumnPlan) -> Any:
+        """The UDF of a plan: of calls with equal constants the same one, so that Spark sees that they are equal.
+
+        Only where it is deterministic. What was built for an earlier query serves as long as the driver knows its call.
+        """
+        call = plan.call
+        if call.ledger is None or call.fresh:
+            return build_udf(plan)
+        constants = msgspec.json.encode(replace(plan, call=replace(call, call_id="", run="")))
+        known_id, known = self._udfs.get(constants, ("", None))
+        if known is not None and find_call(known_id) is not None:
+            close_call(call.call_id)
+            self._udfs.move_to_end(constants)
+            return known
+        built = build_udf(plan)
+        self._udfs[constants] = call.call_id, built
+        while len(self._udfs) > KEPT_UDFS:
+            self._udfs.popitem(last=False)
+        return built
 
     def _by_name(self, arguments: Any) -> dict[str, Any]:
         given: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def build_udf(plan: ColumnPlan) -> Any:
     """
     several = plan.has_files or plan.has_sample
     udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several)
-    remembers = plan.call.ledger is not None and plan.call.fresh_since is None
+    remembers = plan.call.ledger is not None and not plan.call.fresh
     return udf if remembers else udf.asNondeterministic()
 
 

@@ -43,6 +43,9 @@ def parse_job(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sink.add_argument("--details", action=argparse.BooleanOptionalAction, default=True, help="usage, cost, error, …")
     parser.add_argument("--ledger", help="where replies are kept (default: <output>.ledger)")
     parser.add_argument("--fresh", action="store_true", help="ask again although the ledger knows the reply")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again for all that failed before, not only what may succeed"
+    )
     parser.add_argument("--fail-on-error", action="store_true", help="end the job at the first row that fails")
     parser.add_argument("--no-progress", action="store_true")
     return parser.parse_args(arguments)
@@ -71,6 +74,7 @@ def run_options(options: argparse.Namespace) -> dict[str, Any]:
         "details": options.details,
         "ledger": options.ledger,
         "fresh": options.fresh,
+        "retry_failed": options.retry_failed,
         "fail_on_error": options.fail_on_error,
         "progress": not options.no_progress,
     }

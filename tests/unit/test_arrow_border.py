@@ -47,6 +47,17 @@ def test_files_are_one_or_many_and_nulls_among_them_are_left_out():
     assert [row.files for row in many] == [(b"x", b"y"), ()]
 
 
+def test_keys_and_numbers_that_are_known_are_taken_as_they_are():
+    keys, numbers = pa.array(["k1", "k2"]), pa.array([7, 8], pa.int64())
+    made = requests_of(pa.array(["a", "b"]), pa.array([b"x", None]), None, IDENTITY, keys=keys, origins=numbers)
+    assert [(row.key, row.origin, row.content, row.files) for row in made] == [
+        ("k1", 7, "a", (b"x",)),
+        ("k2", 8, "b", ()),
+    ]
+    fresh = requests_of(pa.array(["a"]), None, None, IDENTITY)
+    assert (fresh[0].key, fresh[0].origin) == (IDENTITY.key("a"), -1)
+
+
 def test_the_sample_changes_the_key_and_null_is_zero():
     keys = [row.key for row in requests_of(pa.array(["a"] * 3), None, pa.array([0, None, 1]), IDENTITY)]
     assert keys[0] == keys[1] == requests_of(pa.array(["a"]), None, None, IDENTITY)[0].key

@@ -103,3 +103,22 @@ def test_the_ledger_command_audits_compacts_and_purges(ledger, capsys):
 def test_purging_without_a_condition_is_refused(ledger, capsys):
     assert main(["ledger", "purge", ledger]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["audit", "compact", "purge"])
+@pytest.mark.parametrize("place", ["absent", "file", "folder"])
+def test_a_path_that_is_no_ledger_is_refused_and_nothing_is_made_there(tmp_path, capsys, action, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    path = str(tmp_path / place)
+    assert main(["ledger", action, path, "--key", "a" * 32]) == 2
+    assert f"error: there is no ledger at {path}" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_output_in_place_of_its_ledger_is_told_apart(tmp_path, ledger, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "ledger").rename(tmp_path / "out.ledger")
+    assert main(["ledger", "audit", f"{tmp_path}/out/"]) == 2
+    assert f"Did you mean {tmp_path}/out.ledger?" in capsys.readouterr().err

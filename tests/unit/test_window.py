@@ -9,7 +9,7 @@ from virtual_clock import VirtualClock, run_virtually
 
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient
-from batch_infer.contract.reply import Outcome, Reply, Usage
+from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.permits import LocalShare
 from batch_infer.engine.retry import RetryPolicy
@@ -57,13 +57,13 @@ async def batches_of(rows, size):
         yield Batch([None if row is None else request(row) for row in rows[start : start + size]], start)
 
 
-def answer(rows, server, *, size=4, fields=None, slots=1, policy=None, source=None, **options):
+def answer(rows, server, *, size=4, fields=None, slots=1, policy=None, source=None, store=None, **options):
     async def main():
         clock = VirtualClock()
         permits = LocalShare(endpoint(**(fields or {"max_concurrency": 8})), slots, clock, lambda: 0.5)
         run = Run(
             source if source is not None else batches_of(rows, size),
-            server, permits, NoStore(), clock,
+            server, permits, store or NoStore(), clock,
             policy=policy or RetryPolicy(), random=lambda: 0.5, **options,
         )  # fmt: skip
         return [finished async for finished in run.results()], clock.now()
@@ -373,3 +373,26 @@ def test_equal_requests_share_a_failure_too():
     finished, _ = answer(["a", "a"], server, size=2, coalesce=True)
     assert [o.failure.kind for o in flat(finished)] == ["bad_request"] * 2
     assert len(server.calls) == 1
+
+
+class Remembers(NoStore):
+    """A store that knows of one failure."""
+
+    def find(self, keys):
+        refused = Outcome(failure=Failure("bad_request", "too rude", 400), attempts=1, from_ledger=True)
+        return {"key-3": refused} if "key-3" in keys else {}
+
+
+def test_a_known_failure_is_that_row_again_without_a_call():
+    server, tally = Server(), Tally()
+    finished, _ = answer([str(i) for i in range(6)], server, store=Remembers(), tally=tally)
+    assert [o.failure and o.failure.kind for o in flat(finished)] == [None, None, None, "bad_request", None, None]
+    assert sorted(prompts for _, prompts in server.calls) == [[str(i)] for i in range(6) if i != 3]
+    assert (tally.rows_done, tally.rows_failed, tally.rows_from_ledger) == (5, 1, 0)
+
+
+def test_a_known_failure_stops_a_run_that_fails_at_the_first_one():
+    server = Server()
+    with pytest.raises(RowRejected, match=r"request key-3: too rude .*nothing was sent now.*retry_failed") as caught:
+        answer([str(i) for i in range(3, 6)], server, store=Remembers(), fail_fast=True)
+    assert (caught.value.kind, caught.value.status) == ("bad_request", 400)

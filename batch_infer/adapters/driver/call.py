@@ -83,18 +83,8 @@ class Call:
         with self._lock:
             self._stop = self._stop or fitting(reason) or "stopped"
 
-    def clear_stop(self) -> None:
-        """Forgets `stop`, `fatal` and what was cancelled."""
-        with self._lock:
-            self._stop = None
-            self._fatal.clear()
-            self._cancelled.clear()
-
     def on_fatal(self, callback: Callable[[str], None]) -> None:
-        """Has `callback` called with the first fatal message, on a thread of its own; at once if there is one already.
-
-        It stays registered: after `clear_stop` it is called for the next first one.
-        """
+        """Has `callback` called with a stage's first fatal message, on a thread of its own; at once if there is one."""
         with self._lock:
             self._fatal_callbacks.append(callback)
             fatal = next(iter(self._fatal.values()), None)

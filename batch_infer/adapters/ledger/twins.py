@@ -16,7 +16,7 @@ from batch_infer.adapters.ledger.catalog import log_prefix
 from batch_infer.adapters.ledger.files import LOG, Files
 from batch_infer.adapters.ledger.recent import Recent
 from batch_infer.adapters.ledger.scan import Scan
-from batch_infer.contract.ledger import Heading, decode_answer, decode_heading, payload_of, precedence
+from batch_infer.contract.ledger import Heading, decode_heading, decode_outcome, payload_of, precedence
 from batch_infer.contract.reply import Outcome
 
 
@@ -41,14 +41,17 @@ class TwinLogs:
         self._recent = Recent()
 
     def find(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        """Answers to these keys that a twin has recorded by now."""
+        """Outcomes of these keys that a twin has recorded by now."""
         self._follow()
         found: dict[str, Outcome] = {}
         for key, (_, offset, length, log) in self._recent.find(keys).items():
             payload = payload_of(os.pread(self._handles[log], length, offset))
-            answer = decode_answer(payload) if payload is not None else None
-            if answer is not None and answer[0] == key:
-                found[key] = answer[1]
+            try:
+                outcome = decode_outcome(payload) if payload is not None else None
+            except msgspec.MsgspecError:
+                continue
+            if outcome is not None and outcome[0] == key:
+                found[key] = outcome[1]
         return found
 
     def close(self) -> None:
@@ -75,8 +78,9 @@ class TwinLogs:
                 record = decode_heading(payload)
             except msgspec.MsgspecError:
                 continue
-            if isinstance(record, Heading) and not record.failed:
-                self._recent.add(record.key, (precedence(record.at_us, fresh=record.fresh), offset, length, log))
+            if isinstance(record, Heading):
+                rank = precedence(record.at_us, fresh=record.fresh, failed=record.failed)
+                self._recent.add(record.key, (rank, offset, length, log))
                 if self._recent.is_full():
                     self._recent.settle()
         self._ends[log] = scan.end

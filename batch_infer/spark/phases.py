@@ -18,9 +18,10 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.worker import CallPlan, answer
+from batch_infer.contract.content import read_content
 from batch_infer.contract.errors import SinkError
 from batch_infer.contract.reply import Outcome
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 from batch_infer.contract.rows import Shape
 from batch_infer.engine.tokens import estimate_prompt_tokens
 from batch_infer.engine.window import Batch
@@ -80,7 +81,7 @@ def fill(prepared: DataFrame, plan: ColumnPlan) -> DataFrame:
 def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     def batches() -> Iterator[Batch]:
         for record_batch in record_batches:
-            yield Batch(_requests(record_batch))
+            yield Batch(_requests(record_batch, call.endpoint.task))
 
     for done in answer(call, current_task(), batches(), ordered=False):
         failed = [
@@ -94,7 +95,7 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
             )
 
 
-def _requests(batch: pa.RecordBatch) -> list[Request | None]:
+def _requests(batch: pa.RecordBatch, task: str) -> list[Request | None]:
     contents = batch.column(REQUEST).to_pylist()
     files: list[Any] = batch.column(FILES).to_pylist() if FILES in batch.schema.names else [None] * len(contents)
     requests: list[Request | None] = []
@@ -102,9 +103,19 @@ def _requests(batch: pa.RecordBatch) -> list[Request | None]:
         batch.column(KEY).to_pylist(), batch.column(ROW).to_pylist(), contents, files, strict=True
     ):
         images = attached_files(attached)
-        asked = content if isinstance(content, str) else canonical_messages(content)
-        tokens = estimate_prompt_tokens(asked, len(images))
-        requests.append(Request(key=key, content=asked, files=images, prompt_tokens=tokens, origin=row))
+        asked = read_content(content, task)
+        assert asked is not None  # a NULL request has no key, and is not here
+        tokens = estimate_prompt_tokens(asked.sent, len(images))
+        requests.append(
+            Request(
+                key=key,
+                content=asked.sent,
+                files=images,
+                prompt_tokens=tokens,
+                problem=asked.problem,
+                origin=row,
+            )
+        )
     return requests
 
 
@@ -123,7 +134,7 @@ def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, began_a
 def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[pa.Array]:
     call = plan.call
     assert call.ledger is not None
-    ledger = WorkerProcess.current().ledger(call.ledger)
+    ledger, reader = WorkerProcess.current().ledger(call.ledger), call.reader()
     for keys, rows, failures in columns:
         wanted = keys.to_pylist()
         found = ledger.find([key for key in wanted if key is not None], since=call.fresh_since)
@@ -132,8 +143,8 @@ def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[p
         for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
             requests.append(None if key is None else Request(key=key, content=""))
             outcomes.append(None if key is None else _outcome_of(key, row, found.get(key), failure, began_at_us))
-        outcomes = typed(outcomes, requests, call.result_type, fail_on_error=call.fail_on_error)
-        yield column_of(outcomes, requests, Shape.DETAILS, call.result_type, call.endpoint)
+        outcomes = typed(outcomes, requests, reader, fail_on_error=call.fail_on_error)
+        yield column_of(outcomes, requests, Shape.DETAILS, reader, call.endpoint)
 
 
 def _outcome_of(key: str, row: int, known: Outcome | None, failure: str | None, began_at_us: int) -> Outcome:

@@ -17,7 +17,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
+from batch_infer.spark.planning import (
+    DEFAULT_ENDPOINT_SETTING,
+    INPUT_OPTIONS,
+    check_argument_names,
+    check_request_type,
+    plan_column,
+)
 from batch_infer.spark.session import LEDGER_SETTING, active_session, ledger_path, settings_of
 from batch_infer.spark.udf import build_udf
 
@@ -146,7 +152,7 @@ class _Builder:
         request = given["request"]
         check_request_type(_type_of(request), plan.call.endpoint.task)
         expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
-        dynamic = [request]
+        dynamic = [self._json(request) if plan.call.endpoint.task == "custom" else request]
         if "files" in given:
             dynamic.append(_images(given["files"]))
         if "sample" in given:
@@ -157,6 +163,12 @@ class _Builder:
         # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
         null = expressions.Literal(None, call.dataType())
         return getattr(expressions, "If")(expressions.IsNull(request), null, call)  # noqa: B009 - a keyword in disguise
+
+    def _json(self, inputs: Any) -> Any:
+        """As `to_json`, for a custom model's inputs."""
+        expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
+        words = [expressions.Literal.apply(word) for option in INPUT_OPTIONS.items() for word in option]
+        return expressions.StructsToJson(inputs, expressions.CreateMap(self._seq(words), False))
 
     def _by_name(self, arguments: Any) -> dict[str, Any]:
         given: dict[str, Any] = {}

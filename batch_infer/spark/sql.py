@@ -167,7 +167,8 @@ class _Builder:
     def _json(self, inputs: Any) -> Any:
         """As `to_json`, for a custom model's inputs."""
         expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
-        words = [expressions.Literal.apply(word) for option in INPUT_OPTIONS.items() for word in option]
+        parser = active_session()._jsparkSession.sessionState().sqlParser()  # noqa: SLF001
+        words = [parser.parseExpression(f"'{word}'") for option in INPUT_OPTIONS.items() for word in option]
         return expressions.StructsToJson(inputs, expressions.CreateMap(self._seq(words), False))
 
     def _by_name(self, arguments: Any) -> dict[str, Any]:

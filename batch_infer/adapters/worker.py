@@ -30,6 +30,7 @@ from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.secret import SecretReference
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.contract.typed import TypeJson
 from batch_infer.engine.clock import SystemClock
 from batch_infer.engine.permits import LocalShare
@@ -52,6 +53,8 @@ class CallPlan:
     """The wire's `response_format` as JSON."""
     result_type: TypeJson
     """T, in Spark's JSON form."""
+    format_type: TypeJson | None = None
+    """The type that `responseFormat` was given as, in Spark's JSON form, where it was given as DDL."""
     fail_on_error: bool
     slots: int
     """Tasks that can run at the same time in the cluster, by which limits are divided."""
@@ -65,6 +68,11 @@ class CallPlan:
     """Ask again, although answers are known from other runs."""
     retry_failed: bool = False
     """Ask again for what failed in other runs, even where the same failure is to be expected."""
+
+    def reader(self) -> ReplyReader:
+        """Reads this call's replies; made once per task, because it may compile a JSON Schema."""
+        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
+        return ReplyReader(self.result_type, response_format, self.format_type)
 
     def identity(self) -> CallIdentity:
         """What all rows' keys share."""
@@ -206,7 +214,7 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
         api_key=api_key,
     )
     transport = process.transport(endpoint)
-    sender = Sender(endpoint, wire, transport, plan.result_type)
+    sender = Sender(endpoint, wire, transport, plan.reader())
     if not is_local or endpoint.task != "embeddings":
         return sender
     tokenize = server_tokenizer(base_url, transport)

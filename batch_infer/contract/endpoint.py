@@ -55,6 +55,8 @@ class Endpoint:
     """Attempts a row may use up on passing faults (connect errors, 500, 502, 504)."""
     max_ambiguous_retries: int = 1
     """Times a request that may have been billed without a usable reply is sent again."""
+    max_repairs: int = 2
+    """Times a chat model is asked to mend a reply that is not of the form asked for. Each is an attempt, and billed."""
     throttle_deadline_s: float = 1800.0
     """Seconds that a row may wait through 429, 503 and 529 before it fails."""
     inputs_per_request: int = 64
@@ -233,6 +235,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "connect_timeout_s": _positive,
     "max_attempts": _count,
     "max_ambiguous_retries": _number(low=0, whole=True, low_allowed=True),
+    "max_repairs": _number(low=0, whole=True, low_allowed=True),
     "throttle_deadline_s": _price,
     "inputs_per_request": _count,
     "tokens_per_request": _count,

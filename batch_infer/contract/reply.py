@@ -101,6 +101,8 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     status: int | None = None
     retryable: bool = False
+    reply: Reply | None = None
+    """What the endpoint said, where that is not what was asked for. Shown in the row's details; never an answer."""
 
 
 class Outcome(msgspec.Struct):

@@ -5,6 +5,7 @@ Classes of failure (`contract.errors`) and their treatment:
 - throttle: waits as long as the endpoint asks, or with exponential backoff; costs no attempt; ends at a deadline;
 - transient: an attempt each, full jitter;
 - ambiguous: may have been billed, so it has a small budget of its own;
+- a wrong reply: the model is told what is wrong with it, a bounded number of times;
 - row-fatal and job-fatal: never sent again.
 
 Source: "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015) for full jitter.
@@ -13,10 +14,13 @@ Source: "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015) for full 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batch_infer.contract.endpoint import Endpoint
-from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient
+from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient, WrongReply
+from batch_infer.contract.reply import Reply
+from batch_infer.contract.request import Request
+from batch_infer.engine.tokens import estimate_prompt_tokens
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0
@@ -31,11 +35,14 @@ class RetryPolicy:
     max_attempts: int = 5
     max_ambiguous_retries: int = 1
     throttle_deadline_s: float = 1800.0
+    max_repairs: int = 2
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> RetryPolicy:
         """The endpoint's own bounds."""
-        return cls(endpoint.max_attempts, endpoint.max_ambiguous_retries, endpoint.throttle_deadline_s)
+        return cls(
+            endpoint.max_attempts, endpoint.max_ambiguous_retries, endpoint.throttle_deadline_s, endpoint.max_repairs
+        )
 
 
 @dataclass(slots=True)
@@ -47,6 +54,19 @@ class RetryState:
     transient: int = 0
     ambiguous: int = 0
     throttled: int = 0
+    repairs: int = 0
+
+
+def repairing(
+    policy: RetryPolicy, state: RetryState, request: Request, result: Reply | EndpointError
+) -> Request | None:
+    """The request that has the model mend a wrong reply: one turn longer. `None` for none. Updates `state`."""
+    if not isinstance(result, WrongReply) or result.correction is None or state.repairs >= policy.max_repairs:
+        return None
+    state.repairs += 1
+    turn = (result.reply.text or "", result.correction)
+    tokens = sum(map(estimate_prompt_tokens, turn))
+    return replace(request, turns=(*request.turns, turn), prompt_tokens=request.prompt_tokens + tokens)
 
 
 def wait_before_retry(

@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
+from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.clock import Clock
 from batch_infer.engine.permits import Permits
-from batch_infer.engine.retry import RetryPolicy, RetryState, wait_before_retry
+from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.store import Store
 from batch_infer.engine.tally import Tally
 
@@ -86,6 +86,11 @@ class _Row:
         self.index = index
         self.attempts = 0
         self.usage: Usage | None = None
+
+    def bill(self, usage: Usage | None) -> None:
+        """Adds what an attempt was billed that did not end the row."""
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage.plus(usage)
 
 
 class Run:
@@ -229,6 +234,8 @@ class Run:
             known = found.get(request.key)
             if known is not None:
                 self._serve(row, known)
+            elif request.problem:
+                self._finish(row, RowRejected(request.problem, kind="bad_request"), None)
             elif request.key in self._followers:
                 self._followers[request.key].append(row)
             else:
@@ -306,6 +313,12 @@ class Run:
                 self._answered_once = True
                 latency_ms = round((self._clock.now() - sent_at) * 1000)
                 self._permits.settle(reserve, _billed(results))
+                again = repairing(self._policy, state, requests[0], results[0]) if len(rows) == 1 else None
+                if again is not None:
+                    rows[0].bill(results[0].usage)
+                    reserve += again.prompt_tokens - requests[0].prompt_tokens
+                    requests = [again]
+                    continue
                 for row, result in zip(rows, results, strict=True):
                     row.attempts += state.attempts
                     self._finish(row, result, latency_ms)
@@ -327,8 +340,8 @@ class Run:
         if isinstance(error, JobRejected):
             error.attempts = state.attempts
             raise error
-        if error.usage is not None and len(rows) == 1:
-            rows[0].usage = error.usage if rows[0].usage is None else rows[0].usage.plus(error.usage)
+        if len(rows) == 1:
+            rows[0].bill(error.usage)
         wait_s = wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
         if isinstance(error, Throttled) and error.retry_after_s is not None and wait_s is not None:
             self._permits.throttled(error.retry_after_s)
@@ -361,7 +374,8 @@ class Run:
             usage = result.usage if row.usage is None else row.usage.plus(result.usage)
             outcome = Outcome(reply=result, usage=usage, attempts=row.attempts, latency_ms=latency_ms)
         else:
-            failure = Failure(result.kind, result.message, result.status, result.retryable)
+            said = result.reply if isinstance(result, WrongReply) else None
+            failure = Failure(result.kind, result.message, result.status, result.retryable, said)
             usage = row.usage or Usage()
             if isinstance(result, RowRejected) and result.usage is not None:
                 usage = result.usage if row.usage is None else row.usage.plus(result.usage)

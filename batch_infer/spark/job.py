@@ -13,7 +13,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, StructType
 
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejected
@@ -23,7 +23,7 @@ from batch_infer.contract.table import quoted
 from batch_infer.contract.template import Field, Text, check_columns, parse_template
 from batch_infer.spark.ownership import Claim
 from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
-from batch_infer.spark.planning import check_ledger, check_request_type, check_secret, plan_column
+from batch_infer.spark.planning import as_sent, check_ledger, check_request_type, check_secret, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
 from batch_infer.spark.tables import Written, check_merge_key, check_target, write_table
 from batch_infer.spark.tables.filesystem import Files, read_parquet
@@ -88,8 +88,8 @@ def run(
     merge_key: Sequence[str] = (),
     ledger: str | None = None,
     return_type: str | None = None,
-    model_parameters: Mapping[str, Any] | None = None,
-    response_format: str | Mapping[str, Any] | None = None,
+    model_parameters: Mapping[str, Any] | str | None = None,
+    response_format: str | Mapping[str, Any] | DataType | None = None,
     files: str | None = None,
     sample: str | None = None,
     fresh: bool = False,
@@ -109,7 +109,7 @@ def run(
         df: The input.
         endpoint: As for `ai_query`.
         prompt: A template over columns: `"Summarise in one sentence: {body}"`. A NULL column makes a NULL request.
-        request: Instead of `prompt`: a column of prompts or messages.
+        request: Instead of `prompt`: a column of prompts, messages, or a custom model's inputs.
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
         mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the run that was broken off, on the
@@ -161,6 +161,7 @@ def run(
     where = plan.call.ledger or where
     check_secret(spark, plan.call.endpoint)
     check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
+    asked = as_sent(asked, plan.call.endpoint.task)
     columns = [*(F.col(quoted(name)) for name in df.columns), *_reply_columns(details, result_column)]
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
     table: dict[str, Any] = {"format": format, "mode": mode, "merge_key": merge_key}

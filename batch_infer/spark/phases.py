@@ -113,7 +113,7 @@ def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan) -> Data
 def _answers(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
     call = plan.call
     assert call.ledger is not None
-    ledger = WorkerProcess.current().ledger(call.ledger)
+    ledger, reader = WorkerProcess.current().ledger(call.ledger), call.reader()
     for keys, rows, failures in columns:
         wanted = keys.to_pylist()
         found = ledger.find([key for key in wanted if key is not None])
@@ -122,8 +122,8 @@ def _answers(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
         for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
             requests.append(None if key is None else Request(key=key, content=""))
             outcomes.append(None if key is None else _outcome_of(call, key, row, found.get(key), failure))
-        outcomes = typed(outcomes, requests, call.result_type, fail_on_error=call.fail_on_error)
-        yield column_of(outcomes, requests, Shape.DETAILS, call.result_type, call.endpoint)
+        outcomes = typed(outcomes, requests, reader, fail_on_error=call.fail_on_error)
+        yield column_of(outcomes, requests, Shape.DETAILS, reader, call.endpoint)
 
 
 def _outcome_of(call: CallPlan, key: str, row: int, known: Outcome | None, failure: str | None) -> Outcome:

@@ -21,6 +21,7 @@ from pyspark.sql.types import _parse_datatype_json_string
 from batch_infer.contract.errors import ConfigError
 from batch_infer.spark.planning import (
     DEFAULT_ENDPOINT_SETTING,
+    INPUT_OPTIONS,
     check_argument_names,
     check_ledger,
     check_request_type,
@@ -165,7 +166,7 @@ class _Builder:
         request = given["request"]
         check_request_type(_type_of(request), plan.call.endpoint.task)
         expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
-        dynamic = [request]
+        dynamic = [self._json(request) if plan.call.endpoint.task == "custom" else request]
         if "files" in given:
             dynamic.append(_images(given["files"]))
         if "sample" in given:
@@ -197,6 +198,13 @@ class _Builder:
         while len(self._udfs) > KEPT_UDFS:
             self._udfs.popitem(last=False)
         return built
+
+    def _json(self, inputs: Any) -> Any:
+        """As `to_json`, for a custom model's inputs."""
+        expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
+        parser = active_session()._jsparkSession.sessionState().sqlParser()  # noqa: SLF001
+        words = [parser.parseExpression(f"'{word}'") for option in INPUT_OPTIONS.items() for word in option]
+        return expressions.StructsToJson(inputs, expressions.CreateMap(self._seq(words), False))
 
     def _by_name(self, arguments: Any) -> dict[str, Any]:
         given: dict[str, Any] = {}

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_infer.adapters.wire.openai import PATHS, OpenAIWire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected
 from batch_infer.contract.reply import ToolCall, Usage
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 8
 

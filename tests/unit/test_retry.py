@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient
-from batch_infer.engine.retry import RetryPolicy, RetryState, wait_before_retry
+from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient, WrongReply
+from batch_infer.contract.reply import Reply
+from batch_infer.contract.request import Request
+from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 
 uniform = st.floats(0, 1, exclude_max=True)
 
@@ -106,3 +108,30 @@ def test_the_bounds_are_the_endpoints_own():
         },
     )
     assert RetryPolicy.of(endpoint) == RetryPolicy(2, 0, 9)
+
+
+def test_a_wrong_reply_is_answered_with_its_correction_a_bounded_number_of_times():
+    state, asked, seen = RetryState(0.0), Request(key="k", content="q", prompt_tokens=10), []
+    for number in range(5):
+        wrong = WrongReply("m", kind="type_mismatch", reply=Reply(text=f"said {number}"), correction=f"mend {number}")
+        again = repairing(RetryPolicy(max_repairs=2), state, asked, wrong)
+        if again is None:
+            break
+        assert again.prompt_tokens > asked.prompt_tokens
+        asked = again
+        seen.append(asked.turns)
+    assert seen == [(("said 0", "mend 0"),), (("said 0", "mend 0"), ("said 1", "mend 1"))]
+    assert (asked.key, asked.content) == ("k", "q")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Reply(text="good"),
+        RowRejected("m", kind="bad_request"),
+        WrongReply("m", kind="type_mismatch", reply=Reply(text="cut o"), correction=None),
+    ],
+    ids=["reply", "refused", "cut off"],
+)
+def test_nothing_else_is_mended(result):
+    assert repairing(RetryPolicy(), RetryState(0.0), Request(key="k", content="q"), result) is None

@@ -8,7 +8,7 @@ import pytest
 from virtual_clock import VirtualClock, run_virtually
 
 from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient
+from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient, WrongReply
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.permits import LocalShare
@@ -396,3 +396,67 @@ def test_a_known_failure_stops_a_run_that_fails_at_the_first_one():
     with pytest.raises(RowRejected, match=r"request key-3: too rude .*nothing was sent now.*retry_failed") as caught:
         answer([str(i) for i in range(3, 6)], server, store=Remembers(), fail_fast=True)
     assert (caught.value.kind, caught.value.status) == ("bad_request", 400)
+
+
+class Mending:
+    """Answers wrongly the first `wrong` times; notes the turns of each request."""
+
+    def __init__(self, wrong, then=None):
+        self.wrong = wrong
+        self.then = then or (lambda: Reply(text="right", usage=Usage(1, 1, 2)))
+        self.turns = []
+
+    async def __call__(self, requests):
+        self.turns.append(requests[0].turns)
+        number = len(self.turns)
+        if number > self.wrong:
+            return [self.then()]
+        reply = Reply(text=f"wrong {number}", usage=Usage(1, 1, 2))
+        return [WrongReply("not it", kind="type_mismatch", usage=reply.usage, reply=reply, correction=f"mend {number}")]
+
+
+def test_a_wrong_reply_is_mended_in_the_same_conversation_and_every_turn_is_billed():
+    server, tally = Mending(wrong=2), Tally()
+    (outcome,) = flat(answer(["a"], server, tally=tally)[0])
+    assert server.turns == [
+        (),
+        (("wrong 1", "mend 1"),),
+        (("wrong 1", "mend 1"), ("wrong 2", "mend 2")),
+    ]
+    assert (outcome.reply.text, outcome.attempts, outcome.usage) == ("right", 3, Usage(3, 3, 6))
+    assert (tally.requests, tally.in_flight, tally.rows_done, tally.prompt_tokens) == (3, 0, 1, 3)
+
+
+def test_a_reply_that_stays_wrong_is_the_rows_error_and_is_kept():
+    server, tally = Mending(wrong=9), Tally()
+    (outcome,) = flat(answer(["a"], server, tally=tally)[0])
+    assert len(server.turns) == 3
+    assert (outcome.reply, outcome.failure.kind, outcome.failure.reply.text) == (None, "type_mismatch", "wrong 3")
+    assert (outcome.attempts, outcome.usage, tally.rows_failed) == (3, Usage(3, 3, 6), 1)
+
+
+def test_a_passing_fault_while_mending_keeps_the_conversation():
+    def overloaded_once():
+        if len(server.turns) == 2:
+            raise Transient("x", kind="server_error")
+        return Reply(text="right", usage=Usage(1, 1, 2))
+
+    server = Mending(wrong=1, then=overloaded_once)
+    (outcome,) = flat(answer(["a"], server)[0])
+    assert server.turns == [(), (("wrong 1", "mend 1"),), (("wrong 1", "mend 1"),)]
+    assert (outcome.reply.text, outcome.attempts, outcome.usage) == ("right", 3, Usage(2, 2, 4))
+
+
+def test_a_request_with_a_problem_is_its_rows_error_without_a_call():
+    bad = Request(key="bad", content=b"[]", problem="the request is an empty array")
+
+    async def source():
+        yield Batch([request("a"), bad, None])
+
+    server = Server()
+    first, second, third = flat(answer([], server, source=source())[0])
+    assert (first.reply.text, third) == ("re a", None)
+    assert (second.failure.kind, second.failure.message, second.attempts) == ("bad_request", bad.problem, 0)
+    assert len(server.calls) == 1
+    with pytest.raises(RowRejected, match="empty array"):
+        answer([], server, source=source(), fail_fast=True)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from batch_infer.adapters.wire import Wire
+from batch_infer.adapters.wire.messages import messages_json
 from batch_infer.adapters.wire.status import error_in_reply
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import Ambiguous, EndpointError, RowRejected
@@ -125,15 +126,9 @@ class OpenAIWire(Wire):
         if self._task == "embeddings":
             return self._head + b'"input":' + _encode([request.content for request in requests]) + b"}"
         (request,) = requests
-        content = request.content
         if self._task == "completions":
-            return self._head + b'"prompt":' + _encode(content) + b"}"
-        if request.files:
-            asked = msgspec.json.decode(content) if isinstance(content, bytes) else _one_message(content)
-            messages = _encode(_with_files(asked, request.files))
-        else:
-            messages = content if isinstance(content, bytes) else _encode(_one_message(content))
-        return self._head + b'"messages":' + messages + b"}"
+            return self._head + b'"prompt":' + _encode(request.content) + b"}"
+        return self._head + b'"messages":' + messages_json(request) + b"}"
 
     def decode(self, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:
         """See `Wire.decode`."""
@@ -314,32 +309,5 @@ def _mended(body: bytes) -> bytes | None:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
-def _one_message(content: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": content}]
-
-
-def _with_files(messages: list[Any], files: Sequence[bytes]) -> list[Any]:
-    """The messages with images added to the last one of the user."""
-    images = [{"type": "image_url", "image_url": {"url": _data_url(file)}} for file in files]
-    asking = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
-    if not asking:
-        return [*messages, {"role": "user", "content": images}]
-    message = messages[asking[-1]]
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
-    messages[asking[-1]] = {**message, "content": [*blocks, *images]}
-    return messages
-
-
 def _why(error: Exception) -> str:
     return str(error).split("\n", 1)[0][:120]
-
-
-_IMAGE_KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
-
-
-def _data_url(file: bytes) -> str:
-    kind = next((name for magic, name in _IMAGE_KINDS if file.startswith(magic)), None)
-    if kind is None and file[:4] == b"RIFF" and file[8:12] == b"WEBP":
-        kind = "image/webp"
-    return f"data:{kind or 'application/octet-stream'};base64,{base64.b64encode(file).decode()}"

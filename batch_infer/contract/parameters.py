@@ -5,6 +5,7 @@ Only what would break the product itself is refused: names that it sets, streami
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +16,19 @@ from batch_infer.contract.errors import ConfigError
 
 _OWNED = {
     "model": "it is the endpoint's: register another endpoint for another model",
-    "messages": "it is made from the request",
-    "prompt": "it is made from the request",
-    "input": "it is made from the request",
     "response_format": "use the argument responseFormat",
 }
+_MADE_FROM_THE_REQUEST = {
+    "messages": "chat",
+    "prompt": "completions",
+    "input": "embeddings",
+    "dataframe_records": "custom",
+}
+"""The member of the body that holds the request, and the task that it belongs to."""
+LARGE_THINKING_BUDGET = 32_000
+"""Above it, models may use less than they are given (Databricks' documentation)."""
+
+_log = logging.getLogger(__name__)
 
 
 def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
@@ -36,6 +45,14 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
             f"got {type(parameters).__name__}."
         )
     for name, value in parameters.items():
+        if name in _MADE_FROM_THE_REQUEST:
+            owner = _MADE_FROM_THE_REQUEST[name]
+            why = (
+                f"it is what a {owner} endpoint is asked with, and this one's task is {task!r}; "
+                if owner != task
+                else ""
+            )
+            raise ConfigError(f"modelParameters: {name!r} cannot be set here; {why}it is made from the request.")
         if name in _OWNED:
             raise ConfigError(f"modelParameters: {name!r} cannot be set here; {_OWNED[name]}.")
         if name == "stream" and value is not False:
@@ -47,7 +64,34 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
             raise ConfigError(f"modelParameters: {name!r} is a whole number of at least 1; got {value!r}.")
     if task == "embeddings" and "max_tokens" in parameters:
         raise ConfigError("modelParameters: an embeddings endpoint has no 'max_tokens'.")
+    check_thinking(parameters)
     return {name: value for name, value in parameters.items() if not (name == "stream" and value is False)}
+
+
+def check_thinking(parameters: Mapping[str, Any]) -> None:
+    """Checks that reasoning leaves tokens for the answer: `thinking.budget_tokens` below `max_tokens`.
+
+    Raises:
+        ConfigError: it is not, or it is no number of tokens.
+    """
+    thinking = parameters.get("thinking")
+    if not isinstance(thinking, Mapping) or thinking.get("budget_tokens") is None:
+        return
+    budget = thinking["budget_tokens"]
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ConfigError(f"modelParameters: 'thinking.budget_tokens' is a whole number of at least 1; got {budget!r}.")
+    limit = parameters.get("max_tokens") or parameters.get("max_completion_tokens")
+    if limit is not None and budget >= limit:
+        raise ConfigError(
+            f"modelParameters: 'thinking.budget_tokens' is {budget}, and must be less than 'max_tokens', which is "
+            f"{limit}: what is left is for the answer. Raise max_tokens or lower the budget."
+        )
+    if budget > LARGE_THINKING_BUDGET:
+        _log.warning(
+            "modelParameters: a thinking.budget_tokens of %d is above %d; models may not use all of it.",
+            budget,
+            LARGE_THINKING_BUDGET,
+        )
 
 
 def _check_json(value: Any, path: str) -> None:

@@ -17,6 +17,7 @@ from pyspark.sql.types import DataType, StringType
 from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.registry import find_endpoint
+from batch_infer.adapters.wire.choose import check_wire
 from batch_infer.adapters.worker import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
@@ -70,6 +71,7 @@ def plan_column(
         check_installed()
     parameters = check_parameters(model_parameters, endpoint.task)
     wire_format = _response_format(spark, response_format, endpoint)
+    check_wire(endpoint, parameters, wire_format)
     result = _result_type(spark, return_type, endpoint)
     if has_files and endpoint.task != "chat":
         raise ConfigError(

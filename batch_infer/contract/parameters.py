@@ -47,11 +47,7 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
     for name, value in parameters.items():
         if name in _MADE_FROM_THE_REQUEST:
             owner = _MADE_FROM_THE_REQUEST[name]
-            why = (
-                f"it is what a {owner} endpoint is asked with, and this one's task is {task!r}; "
-                if owner != task
-                else ""
-            )
+            why = f"{owner} endpoints are asked with it, and this one's task is {task!r}; " if owner != task else ""
             raise ConfigError(f"modelParameters: {name!r} cannot be set here; {why}it is made from the request.")
         if name in _OWNED:
             raise ConfigError(f"modelParameters: {name!r} cannot be set here; {_OWNED[name]}.")

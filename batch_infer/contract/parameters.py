@@ -61,7 +61,7 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
     if task == "embeddings" and "max_tokens" in parameters:
         raise ConfigError("modelParameters: an embeddings endpoint has no 'max_tokens'.")
     check_thinking(parameters)
-    return {name: value for name, value in parameters.items() if not (name == "stream" and value is False)}
+    return dict(parameters)
 
 
 def check_thinking(parameters: Mapping[str, Any]) -> None:

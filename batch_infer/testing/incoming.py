@@ -30,14 +30,14 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
         ValueError: the body is not a JSON object, or lacks what the endpoint needs.
     """
     tail = path.partition("?")[0].rstrip("/")
-    api = next((api for end, api in _PATHS.items() if tail.endswith(end)), None)
-    if api is None and not tail.endswith("/invocations"):
+    by_path = next((api for end, api in _PATHS.items() if tail.endswith(end)), None)
+    if by_path is None and not tail.endswith("/invocations"):
         return None
     try:
         body = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
-    api = api or next((api for field, api in _FIELDS.items() if field in body), "completions")
+    api = by_path or next((api for field, api in _FIELDS.items() if field in body), "completions")
     prompts = _PROMPTS[api](body)
     return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
 
@@ -90,7 +90,7 @@ _PATHS: dict[str, replies.Api] = {
     "/v1/messages": "messages",
 }
 _FIELDS: dict[str, replies.Api] = {"messages": "chat", "input": "embeddings", "dataframe_records": "custom"}
-_PROMPTS = {
+_PROMPTS: dict[replies.Api, Any] = {
     "chat": _chat_prompts,
     "completions": _listed("prompt"),
     "embeddings": _listed("input"),

@@ -23,8 +23,8 @@ def test_parameters_pass_as_they_are_known_or_not():
     assert check_parameters(None, "chat") == {}
 
 
-def test_stream_false_is_dropped_and_true_refused():
-    assert check_parameters({"stream": False, "n": 2}, "chat") == {"n": 2}
+def test_stream_false_passes_and_true_is_refused():
+    assert check_parameters({"stream": False, "n": 2}, "chat") == {"stream": False, "n": 2}
     with pytest.raises(ConfigError, match="'stream' can only be false"):
         check_parameters({"stream": True}, "chat")
 

@@ -42,7 +42,8 @@ class Endpoint:
     task: str = "chat"
     """`chat`, `completions`, `embeddings`, or `custom` (`databricks` only): inputs to predictions."""
     api_version: str | None = None
-    """Azure's `api-version`; not needed where base_url ends in `/openai/v1`."""
+    """Azure's `api-version`; not needed where base_url ends in `/openai/v1`. Anthropic's `anthropic-version`; by
+    default the newest that takes the call's parameters."""
     api_key: str | None = None
     """A reference: `env:NAME`, `file:/path`, `databricks:scope/key`, `databricks-sdk:PROFILE`. `None` sends none."""
     client_id: str | None = None

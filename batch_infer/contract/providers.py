@@ -44,7 +44,12 @@ PROVIDERS: dict[str, Provider] = {
         address="the workspace's, such as 'https://NAME.cloud.databricks.com'",
         fields=frozenset({"client_id", "client_secret"}),
     ),
-    "anthropic": Provider(("chat",), base_url="https://api.anthropic.com", address="up to and without '/v1/messages'"),
+    "anthropic": Provider(
+        ("chat",),
+        base_url="https://api.anthropic.com",
+        address="up to and without '/v1/messages'",
+        fields=frozenset({"api_version"}),
+    ),
     "gemini": Provider(("chat", "embeddings"), base_url="https://generativelanguage.googleapis.com/v1beta/openai"),
     "local": Provider(TEXT_TASKS),
 }

@@ -37,7 +37,8 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
         body = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
-    api = by_path or next((api for field, api in _FIELDS.items() if field in body), "completions")
+    by_field: list[replies.Api] = [api for field, api in _FIELDS.items() if field in body]
+    api = by_path if by_path is not None else [*by_field, "completions"][0]
     prompts = _PROMPTS[api](body)
     return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
 

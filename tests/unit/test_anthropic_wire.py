@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_infer.adapters.wire.anthropic import AnthropicWire
-from batch_infer.adapters.wire.choose import check_wire
+from batch_infer.adapters.wire.choose import check_wire, open_wire
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, ConfigError, JobRejected, RowRejected, Throttled
 from batch_infer.contract.reply import ToolCall, Usage
@@ -45,9 +45,17 @@ def test_address_and_headers():
     assert wire(base_url="http://localhost:1/anthropic").url == "http://localhost:1/anthropic/v1/messages"
     headers = wire(api_key="secret").headers
     assert headers["x-api-key"] == "secret"
-    assert headers["anthropic-version"] == "2023-06-01"
     assert "authorization" not in headers
     assert "x-api-key" not in wire().headers
+
+
+def test_the_newest_version_is_asked_that_takes_the_parameters():
+    assert wire().headers["anthropic-version"] == "2026-10-21"
+    for name in ("temperature", "top_p", "top_k"):
+        assert wire(parameters={name: 0.5}).headers["anthropic-version"] == "2023-06-01"
+    fixed = build_endpoint("mine", {"provider": "anthropic", "model": "m", "api_version": "2023-06-01"})
+    made = open_wire(fixed, base_url=fixed.base_url, parameters={}, response_format=None, api_key=None)
+    assert made.headers["anthropic-version"] == "2023-06-01"
 
 
 def test_a_prompt_needs_max_tokens_and_gets_the_default():

@@ -20,7 +20,11 @@ from batch_infer.contract.errors import EndpointError
 from batch_infer.contract.reply import Reply, ToolCall, Usage
 from batch_infer.contract.request import Request
 
-VERSION = "2023-06-01"
+VERSION = "2026-10-21"
+VERSION_WITH_SAMPLING = "2023-06-01"
+SAMPLING = frozenset({"temperature", "top_p", "top_k"})
+"""Parameters that Anthropic took out of its newest API version: with one of them the earlier version is asked, which
+older models still need them in. Source: "Migrating to API version 2026-10-21", Claude API documentation."""
 PATH = "/v1/messages"
 FINISH_REASONS = {
     "end_turn": "stop",
@@ -96,7 +100,8 @@ class AnthropicWire(Wire):
         self.headers = {
             "content-type": "application/json",
             "accept": "application/json",
-            "anthropic-version": VERSION,
+            "anthropic-version": endpoint.api_version
+            or (VERSION_WITH_SAMPLING if SAMPLING & set(parameters) else VERSION),
         }
         if api_key is not None:
             self.headers["x-api-key"] = api_key

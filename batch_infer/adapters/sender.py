@@ -19,6 +19,9 @@ from batch_infer.contract.typed import TypeMismatch
 MIN_KEY_CHARS = 6
 """Shorter ones are stand-ins, such as `none`, that servers without keys are given, and occur in common words."""
 
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+"""Where wire formats put a key."""
+
 
 class Sender:
     """The engine's `send`, made of a wire format and a transport.
@@ -59,8 +62,11 @@ class Sender:
 
     def _without_key(self, text: str) -> str:
         """What an endpoint says, which may repeat the key that it was sent."""
-        key = self._wire.headers.get("authorization", "").removeprefix("Bearer ")
-        return text.replace(key, "[redacted]") if len(key) >= MIN_KEY_CHARS else text
+        for name in KEY_HEADERS:
+            key = self._wire.headers.get(name, "").removeprefix("Bearer ")
+            if len(key) >= MIN_KEY_CHARS:
+                text = text.replace(key, "[redacted]")
+        return text
 
     def _check(self, result: Reply | EndpointError, reader: ReplyReader) -> Reply | EndpointError:
         if isinstance(result, EndpointError) or (result.tool_calls and not result.text):

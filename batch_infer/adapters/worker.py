@@ -14,22 +14,21 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from batch_infer.adapters.credentials import open_credentials
 from batch_infer.adapters.driver.client import DriverClient, DriverError
 from batch_infer.adapters.driver.protocol import ServiceAddress
 from batch_infer.adapters.driver.reporter import Reporter
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
 from batch_infer.adapters.process import Feed, WorkerProcess
-from batch_infer.adapters.secrets import resolve
 from batch_infer.adapters.sender import Sender
-from batch_infer.adapters.wire.openai import OpenAIWire
+from batch_infer.adapters.wire.choose import open_wire
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
 from batch_infer.contract.ledger import type_digest
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
-from batch_infer.contract.secret import SecretReference
 from batch_infer.contract.structured import ReplyReader
 from batch_infer.contract.typed import TypeJson
 from batch_infer.engine.clock import SystemClock
@@ -166,7 +165,7 @@ def _reporting(
 def bounds_of(plan: CallPlan) -> Bounds:
     """Packing and reservations for a call."""
     endpoint = plan.endpoint
-    if endpoint.task == "embeddings":
+    if endpoint.task in ("embeddings", "custom"):
         return Bounds(rows_per_request=endpoint.inputs_per_request, tokens_per_request=endpoint.tokens_per_request)
     parameters = msgspec.json.decode(plan.parameters)
     most = parameters.get("max_tokens") or parameters.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
@@ -203,17 +202,17 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
     is_local = endpoint.provider == "local"
     try:
         base_url = _local_address(plan, client) if is_local else endpoint.base_url
-        api_key = _secret(plan, client)
+        credentials = open_credentials(plan.call_id, endpoint, process, client)
     except DriverError as error:
         raise JobRejected(f"endpoint {endpoint.name!r}: {error}", kind="unreachable") from None
-    wire = OpenAIWire(
+    wire = open_wire(
         endpoint,
         base_url=base_url,
         parameters=msgspec.json.decode(plan.parameters),
         response_format=msgspec.json.decode(plan.response_format) if plan.response_format else None,
-        api_key=api_key,
+        api_key=credentials.api_key,
     )
-    transport = process.transport(endpoint)
+    transport = credentials.over(process.transport(endpoint))
     sender = Sender(endpoint, wire, transport, plan.reader())
     if not is_local or endpoint.task != "embeddings":
         return sender
@@ -230,22 +229,6 @@ def _local_address(plan: CallPlan, client: DriverClient | None) -> str:
     if client is None:
         raise DriverError("its server runs on the driver, which this worker cannot reach.")
     return client.local_address(plan.call_id, "embed" if plan.endpoint.task == "embeddings" else "chat")
-
-
-def _secret(plan: CallPlan, client: DriverClient | None) -> str | None:
-    if plan.endpoint.api_key is None:
-        return None
-    reference = SecretReference.parse(plan.endpoint.api_key)
-    value = resolve(reference)
-    if value is None and client is not None:
-        value = client.secret(plan.call_id, reference)
-    if value is None:
-        raise JobRejected(
-            f"endpoint {plan.endpoint.name!r}: its api_key {str(reference)!r} leads to nothing, neither on the worker "
-            "nor on the driver. Set it on the driver before running the query.",
-            kind="authentication",
-        )
-    return value
 
 
 async def _next(results: AsyncIterator[Finished]) -> Finished | None:

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.providers import PROVIDERS, check_provider, with_defaults
 from batch_infer.contract.secret import SecretReference
 
-Task = Literal["chat", "completions", "embeddings"]
+Task = Literal["chat", "completions", "embeddings", "custom"]
 TASKS: tuple[str, ...] = get_args(Task)
-PROVIDERS = ("openai", "local")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -32,15 +32,24 @@ class Endpoint:
     name: str
     """What SQL calls it."""
     provider: str = "openai"
-    """`openai`: any OpenAI-compatible server. `local`: the embedded models."""
+    """`openai`: any OpenAI-compatible server. Or `azure`, `databricks`, `anthropic`, `gemini`, `local`."""
     base_url: str = ""
-    """Up to, and without, `/chat/completions` or `/embeddings`. Empty for `local`, whose server starts on demand."""
+    """Up to, and without, `/chat/completions`, `/embeddings` or `/v1/messages`; of `azure` and `databricks` the
+    resource's or workspace's address. `anthropic` and `gemini` have a default. Empty for `local`."""
     model: str = ""
-    """As the endpoint calls it."""
+    """As the endpoint calls it; Azure's deployment. Of `databricks` the serving endpoint's name, or `endpoint/model`
+    for one model of several behind it."""
     task: str = "chat"
-    """`chat`, `completions` or `embeddings`."""
+    """`chat`, `completions`, `embeddings`, or `custom` (`databricks` only): inputs to predictions."""
+    api_version: str | None = None
+    """Azure's `api-version`; not needed where base_url ends in `/openai/v1`. Anthropic's `anthropic-version`; by
+    default the newest that takes the call's parameters."""
     api_key: str | None = None
-    """A reference: `env:NAME`, `file:/path` or `databricks:scope/key`. `None` sends no credentials."""
+    """A reference: `env:NAME`, `file:/path`, `databricks:scope/key`, `databricks-sdk:PROFILE`. `None` sends none."""
+    client_id: str | None = None
+    """OAuth machine-to-machine on `databricks`, instead of api_key: a reference to the client's id."""
+    client_secret: str | None = None
+    """A reference to the OAuth client's secret."""
     requests_per_minute: float | None = None
     """Requests, not rows: a packed embeddings request counts once. `None`: no limit of ours."""
     tokens_per_minute: float | None = None
@@ -79,7 +88,14 @@ class Endpoint:
     @property
     def identity(self) -> tuple[str, str, str]:
         """What decides replies, as far as the endpoint goes; part of the `request_key`. Not its local name."""
-        return (self.provider, self.base_url.rstrip("/"), self.model)
+        version = f"?api-version={self.api_version}" if self.api_version else ""
+        return (self.provider, self.base_url.rstrip("/") + version, self.model)
+
+    @property
+    def secrets(self) -> tuple[SecretReference, ...]:
+        """Every secret that a worker may need for it."""
+        given = (self.api_key, self.client_id, self.client_secret)
+        return tuple(SecretReference.parse(text) for text in given if text is not None)
 
     def cost_usd(self, prompt: int | None, completion: int | None, cached: int | None) -> float | None:
         """The price of that many tokens in US dollars, or `None` where a needed price or count is unknown."""
@@ -122,18 +138,14 @@ def build_endpoint(name: str, given: Mapping[str, Any]) -> Endpoint:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {value!r} is not allowed: {error}") from None
-    endpoint = Endpoint(**values)
+    endpoint = Endpoint(**with_defaults(values))
     _check_together(endpoint)
     return endpoint
 
 
 def _check_together(endpoint: Endpoint) -> None:
     where = f"endpoint {endpoint.name!r}"
-    if endpoint.provider != "local" and not endpoint.base_url:
-        raise ConfigError(
-            f"{where}: the field 'base_url' is missing. Give the address up to and without '/chat/completions', "
-            "such as 'https://api.openai.com/v1'."
-        )
+    check_provider(endpoint)
     if not endpoint.model:
         raise ConfigError(f"{where}: the field 'model' is missing. Give the model's name as the endpoint calls it.")
     if endpoint.base_url:
@@ -211,6 +223,13 @@ def _secret(value: Any) -> str:
     return str(SecretReference.parse(value if isinstance(value, str) else ""))
 
 
+def _api_version(value: Any) -> str:
+    text = _text(str(value))
+    if not all(character.isalnum() or character in "-._" for character in text):
+        raise ConfigError(f"{value!r} is not allowed; it is a version such as '2024-10-21'.")
+    return text
+
+
 def _transport(value: Any) -> str:
     text = _text(value)
     if text in ("pyreqwest", "httpx") or (":" in text and all(text.split(":", 1))):
@@ -227,7 +246,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "base_url": _url,
     "model": _text,
     "task": _one_of(*TASKS),
+    "api_version": _api_version,
     "api_key": _secret,
+    "client_id": _secret,
+    "client_secret": _secret,
     "requests_per_minute": _positive,
     "tokens_per_minute": _positive,
     "max_concurrency": _count,

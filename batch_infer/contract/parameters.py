@@ -6,6 +6,7 @@ that is nearly a well-known one passes too; `near_misses` finds it, for a warnin
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,11 +19,19 @@ from batch_infer.contract.errors import ConfigError
 
 _OWNED = {
     "model": "it is the endpoint's: register another endpoint for another model",
-    "messages": "it is made from the request",
-    "prompt": "it is made from the request",
-    "input": "it is made from the request",
     "response_format": "use the argument responseFormat",
 }
+_MADE_FROM_THE_REQUEST = {
+    "messages": "chat",
+    "prompt": "completions",
+    "input": "embeddings",
+    "dataframe_records": "custom",
+}
+"""The member of the body that holds the request, and the task that it belongs to."""
+LARGE_THINKING_BUDGET = 32_000
+"""Above it, models may use less than they are given (Databricks' documentation)."""
+
+_log = logging.getLogger(__name__)
 
 
 _WHOLE = frozenset(
@@ -59,10 +68,7 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
             f"got {type(parameters).__name__}."
         )
     for name, value in parameters.items():
-        if name in _OWNED:
-            raise ConfigError(f"modelParameters: {name!r} cannot be set here; {_OWNED[name]}.")
-        if name == "stream" and value is not False:
-            raise ConfigError("modelParameters: a column holds whole replies, so 'stream' can only be false.")
+        _check_name(name, value, task)
         _check_json(value, name)
     parameters = {name: _plain(value, name) for name, value in parameters.items()}
     for name in ("max_tokens", "max_completion_tokens", "n"):
@@ -73,7 +79,45 @@ def check_parameters(parameters: Any, task: str) -> dict[str, Any]:
             )
     if task == "embeddings" and "max_tokens" in parameters:
         raise ConfigError("modelParameters: an embeddings endpoint has no 'max_tokens'.")
-    return {name: value for name, value in parameters.items() if not (name == "stream" and value is False)}
+    check_thinking(parameters)
+    return dict(parameters)
+
+
+def _check_name(name: str, value: Any, task: str) -> None:
+    if name in _MADE_FROM_THE_REQUEST:
+        owner = _MADE_FROM_THE_REQUEST[name]
+        why = f"{owner} endpoints are asked with it, and this one's task is {task!r}; " if owner != task else ""
+        raise ConfigError(f"modelParameters: {name!r} cannot be set here; {why}it is made from the request.")
+    if name in _OWNED:
+        raise ConfigError(f"modelParameters: {name!r} cannot be set here; {_OWNED[name]}.")
+    if name == "stream" and value is not False:
+        raise ConfigError("modelParameters: a column holds whole replies, so 'stream' can only be false.")
+
+
+def check_thinking(parameters: Mapping[str, Any]) -> None:
+    """Checks that reasoning leaves tokens for the answer: `thinking.budget_tokens` below `max_tokens`.
+
+    Raises:
+        ConfigError: it is not, or it is no number of tokens.
+    """
+    thinking = parameters.get("thinking")
+    if not isinstance(thinking, Mapping) or thinking.get("budget_tokens") is None:
+        return
+    budget = thinking["budget_tokens"]
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ConfigError(f"modelParameters: 'thinking.budget_tokens' is a whole number of at least 1; got {budget!r}.")
+    limit = parameters.get("max_tokens") or parameters.get("max_completion_tokens")
+    if limit is not None and budget >= limit:
+        raise ConfigError(
+            f"modelParameters: 'thinking.budget_tokens' is {budget}, and must be less than 'max_tokens', which is "
+            f"{limit}: what is left is for the answer. Raise max_tokens or lower the budget."
+        )
+    if budget > LARGE_THINKING_BUDGET:
+        _log.warning(
+            "modelParameters: a thinking.budget_tokens of %d is above %d; models may not use all of it.",
+            budget,
+            LARGE_THINKING_BUDGET,
+        )
 
 
 def near_misses(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.registry import find_endpoint
 from batch_infer.adapters.secrets import resolve, unresolved_message
+from batch_infer.adapters.wire.choose import check_wire
 from batch_infer.adapters.worker import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
@@ -83,6 +84,7 @@ def plan_column(
     for given, near in near_misses(parameters).items():
         logger.warning("modelParameters: %r is sent as it is; did you mean %r?", given, near)
     wire_format, format_type = _response_format(spark, response_format, endpoint)
+    check_wire(endpoint, parameters, wire_format)
     result = _result_type(spark, return_type, endpoint)
     if has_files and endpoint.task != "chat":
         raise ConfigError(

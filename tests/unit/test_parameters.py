@@ -56,8 +56,8 @@ def test_known_and_quite_different_names_are_no_misspellings():
     assert near_misses(dict.fromkeys(names)) == {}
 
 
-def test_stream_false_is_dropped_and_true_refused():
-    assert check_parameters({"stream": False, "n": 2}, "chat") == {"n": 2}
+def test_stream_false_passes_and_true_is_refused():
+    assert check_parameters({"stream": False, "n": 2}, "chat") == {"stream": False, "n": 2}
     with pytest.raises(ConfigError, match="'stream' can only be false"):
         check_parameters({"stream": True}, "chat")
 
@@ -73,6 +73,14 @@ def test_stream_false_is_dropped_and_true_refused():
         ({"messages": []}, "chat", "made from the request"),
         ({"input": "x"}, "embeddings", "made from the request"),
         ({"prompt": "x"}, "completions", "made from the request"),
+        ({"prompt": "x"}, "chat", "completions endpoints are asked with it, and this one's task is 'chat'"),
+        ({"messages": []}, "completions", "chat endpoints are asked with it, and this one's task is 'completions'"),
+        ({"input": "x"}, "chat", "embeddings endpoints are asked with it"),
+        ({"dataframe_records": []}, "custom", "made from the request"),
+        ({"thinking": {"budget_tokens": 10}, "max_tokens": 10}, "chat", "must be less than 'max_tokens', which is 10"),
+        ({"thinking": {"budget_tokens": 10}, "max_completion_tokens": 9}, "chat", "must be less than 'max_tokens'"),
+        ({"thinking": {"budget_tokens": "10"}}, "chat", "at least 1; got '10'"),
+        ({"thinking": {"budget_tokens": True}}, "chat", "at least 1; got True"),
         ({"response_format": {}}, "chat", "responseFormat"),
         ({"max_tokens": 0}, "chat", "'max_tokens' is a whole number of at least 1; got 0"),
         ({"max_tokens": 1.5}, "chat", "got 1.5"),
@@ -93,6 +101,15 @@ def test_what_the_product_owns_or_json_cannot_hold_is_refused(given, task, words
         check_parameters(given, task)
     assert str(refused.value).startswith("modelParameters: ")
     assert words in str(refused.value)
+
+
+def test_a_thinking_budget_below_the_limit_passes_and_a_large_one_is_warned_of(caplog):
+    documented = {"max_tokens": 20480, "thinking": {"type": "enabled", "budget_tokens": 10240}}
+    assert check_parameters(documented, "chat") == documented
+    assert check_parameters({"thinking": {"type": "adaptive"}, "max_tokens": 1}, "chat")
+    assert not caplog.records
+    check_parameters({"max_tokens": 50000, "thinking": {"type": "enabled", "budget_tokens": 32001}}, "chat")
+    assert "32001 is above 32000" in caplog.text
 
 
 SCHEMA = '{"type":"json_schema","json_schema":{"name":"r","schema":{"type":"object"},"strict":true}}'

@@ -13,6 +13,7 @@ from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.testing import Rule
 
 KEY = "a-key-of-no-known-shape-1"
@@ -52,7 +53,7 @@ def ask(process, endpoint, *requests, parameters=None, result_type="string", **f
         response_format=None,
         api_key=credentials.api_key,
     )
-    sender = Sender(made, wire, credentials.over(process.transport(made)), result_type)
+    sender = Sender(made, wire, credentials.over(process.transport(made)), ReplyReader(result_type))
 
     async def send():
         try:
@@ -183,7 +184,7 @@ def test_many_requests_at_once_fetch_one_token(tell, process):
     credentials = open_credentials("call", made, process, None)
     transport = credentials.over(process.transport(made))
     wire = open_wire(made, base_url=made.base_url, parameters={}, response_format=None, api_key=None)
-    sender = Sender(made, wire, transport, "string")
+    sender = Sender(made, wire, transport, ReplyReader("string"))
 
     async def many():
         return await asyncio.gather(*(sender([row(f"p{i}")]) for i in range(30)))

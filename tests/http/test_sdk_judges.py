@@ -21,9 +21,11 @@ from batch_infer.adapters.credentials import Credentials, open_credentials
 from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.sender import Sender
 from batch_infer.adapters.wire.choose import open_wire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.parameters import check_parameters
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
+from batch_infer.contract.structured import ReplyReader
 
 KEY = "key-of-nobody"
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 8
@@ -128,7 +130,7 @@ def ours(process, request, *, parameters=None, response_format=None, files=(), *
         response_format=response_format,
         api_key=credentials.api_key,
     )
-    sender = Sender(endpoint, wire, credentials.over(process.transport(endpoint)), "string")
+    sender = Sender(endpoint, wire, credentials.over(process.transport(endpoint)), ReplyReader("string"))
     return process.wait(sender(requests))
 
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from batch_infer.adapters.wire.anthropic import AnthropicWire
 from batch_infer.adapters.wire.choose import check_wire, open_wire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, ConfigError, JobRejected, RowRejected, Throttled
 from batch_infer.contract.reply import ToolCall, Usage
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 8
 
@@ -248,7 +249,8 @@ def test_a_reply_is_read_in_full():
 
 def test_the_message_of_a_reply_goes_back_unmodified():
     message = json.loads(read(reply_of()).message)
-    sent = of_messages({"role": "user", "content": "why?"}, message, {"role": "user", "content": "simpler?"})
+    turns = [{"role": "user", "content": "why?"}, message, {"role": "user", "content": "simpler?"}]
+    sent = body(row(json.dumps(turns).encode()))
     assert sent["messages"][1] == {"role": "assistant", "content": json.loads(BLOCKS)}
 
 

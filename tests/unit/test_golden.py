@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from batch_infer.adapters.wire.choose import check_wire, open_wire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.reply import Usage
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WORKSPACE = "https://my.databricks.com"

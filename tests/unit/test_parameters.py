@@ -24,10 +24,10 @@ def test_parameters_pass_as_they_are_known_or_not():
 
 
 def test_whole_numbers_of_known_names_arrive_whole_although_a_map_made_fractions_of_them():
-    given = {"max_tokens": 5.0, "temperature": 1.0, "seed": 7.0, "thinking": {"type": "enabled", "budget_tokens": 64.0}}
+    given = {"max_tokens": 5.0, "temperature": 1.0, "seed": 7.0, "thinking": {"type": "enabled", "budget_tokens": 4.0}}
     sent = json.dumps(check_parameters(given, "chat"))
     assert sent == json.dumps(
-        {"max_tokens": 5, "temperature": 1.0, "seed": 7, "thinking": {"type": "enabled", "budget_tokens": 64}}
+        {"max_tokens": 5, "temperature": 1.0, "seed": 7, "thinking": {"type": "enabled", "budget_tokens": 4}}
     )
 
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_infer.adapters.wire.choose import open_wire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, RowRejected
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 from batch_infer.contract.typed import read_reply
 
 

@@ -36,8 +36,8 @@ def limits_in(headers: Mapping[str, str]) -> Limits | None:
     Args:
         headers: Lower-case names.
     """
-    names = _OPENAI if _OPENAI_MARKS & headers.keys() else _ANTHROPIC if _ANTHROPIC_MARKS & headers.keys() else ()
-    if not names:
+    names = next((names for names in (_OPENAI, _ANTHROPIC) if any(limit in headers for _, limit, _ in names)), None)
+    if names is None:
         return None
     found = {}
     for field, limit_name, reset_name in names:
@@ -86,5 +86,3 @@ _ANTHROPIC = tuple(
     )
     for field in ("requests", "tokens", "input-tokens", "output-tokens")
 )
-_OPENAI_MARKS = {limit for _, limit, _ in _OPENAI}
-_ANTHROPIC_MARKS = {limit for _, limit, _ in _ANTHROPIC}

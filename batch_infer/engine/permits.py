@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import RowRejected
+from batch_infer.contract.limits import Amount, Grant, Limits, Standing
 from batch_infer.engine.clock import Clock
 
 DEFAULT_IN_FLIGHT_PER_TASK = 64
@@ -25,29 +27,118 @@ LOOK_AGAIN_S = 0.1
 """A wait is cut into pieces of this length, because tokens given back meanwhile may shorten it."""
 
 
+class Permit(NamedTuple):
+    """The right to send one request, once. Every permit is settled, whatever becomes of the request."""
+
+    need: Amount
+    """What was set aside for it."""
+    epoch: int
+    """`Grant.epoch` when it was given."""
+    waited_s: float
+    """Seconds that it was waited for."""
+
+
+class Ending(Enum):
+    """How a permit ended."""
+
+    ACCEPTED = "accepted"
+    """The endpoint replied, with whatever but a throttle."""
+    THROTTLED = "throttled"
+    """The endpoint asked to slow down."""
+    FAILED = "failed"
+    """No word from the endpoint: not connected, reset, timed out."""
+    CANCELLED = "cancelled"
+    """It was not sent, or the run ended before a reply came."""
+
+
 class Permits(Protocol):
     """Admission for the requests of one task."""
 
     @property
     def max_in_flight(self) -> int:
-        """Requests that may be in flight at the same time; may change while running."""
+        """Requests that may be waiting in `acquire` and in flight, together; may change while running."""
         ...
 
-    async def acquire(self, tokens: int) -> float:
-        """Waits until a request of about so many tokens may be sent; returns the seconds waited.
+    async def acquire(self, need: Amount) -> Permit:
+        """Waits until a request may be sent that needs about so much.
 
         Raises:
             RowRejected: no limit will ever allow so many tokens (`kind` `too_large`).
         """
         ...
 
-    def settle(self, reserved: int, used: int | None) -> None:
-        """Ends a permit: `used` tokens were billed, 0 if none, `None` if unknown (the reservation stands)."""
+    def settle(
+        self,
+        permit: Permit,
+        ending: Ending,
+        *,
+        used: Amount | None = None,
+        latency_s: float = 0.0,
+        retry_after_s: float | None = None,
+        seen: Limits | None = None,
+    ) -> None:
+        """Ends a permit.
+
+        Args:
+            permit: What `acquire` gave.
+            ending: How the request ended.
+            used: What was billed. `None`: not known. Then the reservation stands, or, where nothing was processed
+                (THROTTLED, CANCELLED), its tokens are free again.
+            latency_s: From sending to the end of the reply.
+            retry_after_s: The wait that the endpoint asked for.
+            seen: What the reply's headers say of the endpoint's limits.
+        """
         ...
 
-    def throttled(self, wait_s: float) -> None:
-        """The endpoint asked to slow down: nobody is admitted for so many seconds."""
-        ...
+
+class LeasedPermits:
+    """A task's side of a shared budget: it may use what `take` brings. No I/O.
+
+    Args:
+        limits: The endpoint's configured limits, for the whole cluster.
+        clock: Time.
+        random: Uniform in [0, 1); spreads what returns after a `Retry-After`.
+        hurry: Called when the task runs dry, was throttled, or first begins to wait: whoever carries messages should
+            come early. May be called often, from the event loop.
+    """
+
+    def __init__(
+        self, limits: Limits, clock: Clock, random: Callable[[], float], hurry: Callable[[], None]
+    ) -> None: ...
+
+    @property
+    def max_in_flight(self) -> int:
+        """See `Permits.max_in_flight`."""
+        raise NotImplementedError
+
+    async def acquire(self, need: Amount) -> Permit:
+        """See `Permits.acquire`."""
+        raise NotImplementedError
+
+    def settle(
+        self,
+        permit: Permit,
+        ending: Ending,
+        *,
+        used: Amount | None = None,
+        latency_s: float = 0.0,
+        retry_after_s: float | None = None,
+        seen: Limits | None = None,
+    ) -> None:
+        """See `Permits.settle`."""
+        raise NotImplementedError
+
+    def standing(self) -> Standing:
+        """What the next message says. Thread-safe."""
+        raise NotImplementedError
+
+    def take(self, grant: Grant) -> None:
+        """Takes the answer to a standing. On the event loop."""
+        raise NotImplementedError
+
+    def is_void(self) -> bool:
+        """Whether nothing is admitted because no grant came for `Grant.valid_s`, or none yet. Thread-safe."""
+        raise NotImplementedError
 
 
 class Bucket:

@@ -107,7 +107,9 @@ def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddr
     call_id = uuid.uuid4().hex
     service = _running_service(spark)
     secrets = [SecretReference.parse(endpoint.api_key)] if endpoint.api_key else []
-    call = service.open_call(call_id, secrets=secrets, local_address=_local_servers.url)
+    call = service.open_call(
+        call_id, secrets=secrets, local_address=_local_servers.url, budget=service.budget(endpoint)
+    )
     _let_go_of_old_calls(call)
     watch = StageWatch(spark)
     call.is_cancelled = watch.is_over

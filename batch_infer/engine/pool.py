@@ -191,7 +191,7 @@ class Pool:
     def limit(self, seen: Limits, now: float) -> None:
         """Takes what the endpoint's headers say; the tighter of that and the user's own limits binds."""
         self._limits = tighter(self._configured, seen)
-        self._controller.most = self._most_in_flight()
+        self._controller.cap(self._most_in_flight())
         self._set_rates(now)
 
     def state(self, now: float) -> PoolState:
@@ -221,7 +221,7 @@ class Pool:
 
     def _hear(self, member: _Member, standing: Standing, now: float) -> None:
         before, controller = member.standing, self._controller
-        member.heard_at = now
+        since, member.heard_at = member.heard_at, now
         if standing.number <= before.number:
             return
         returned, returned_before = _returned(standing), _returned(before)
@@ -234,9 +234,9 @@ class Pool:
             self._use[d] += (spent - spent_before) / USE_OVER_S
         member.standing = standing
 
-        replies = standing.accepted - before.accepted
-        controller.accepted(now, replies, standing.latency_s - before.latency_s)
-        self._throttled += max(0, standing.throttled - before.throttled)
+        throttled = standing.throttled - before.throttled
+        controller.sent(since, now, int(standing.spent.requests - before.spent.requests), throttled)
+        self._throttled += throttled
         if (standing.epoch, standing.throttled_in_epoch) > (before.epoch, before.throttled_in_epoch):
             controller.throttled(now, standing.epoch)
         if standing.retry_after_s is not None:
@@ -246,7 +246,8 @@ class Pool:
         limit_binds = now - self._binding_at <= BINDS_FOR_S
         controller.step(
             now,
-            replies=replies,
+            replies=standing.accepted - before.accepted,
+            latency_s=standing.latency_s - before.latency_s,
             in_flight=self._in_flight + standing.in_flight - before.in_flight,
             waiting=self._waiting or standing.waiting.requests > 0,
             limit_binds=limit_binds or now < self._closed_until,

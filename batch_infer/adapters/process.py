@@ -6,9 +6,10 @@ Made lazily after the fork; a changed process id makes a new one. Does not know 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from typing import Any
 
 from batch_infer.adapters.driver.client import DriverClient
@@ -45,6 +46,15 @@ class WorkerProcess:
     def wait(self, work: Any) -> Any:
         """Runs a coroutine on the loop and blocks for its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    @contextlib.contextmanager
+    def meanwhile(self, work: Coroutine[Any, Any, Any]) -> Iterator[None]:
+        """Runs a coroutine on the loop while the block runs, and cancels it at its end."""
+        task = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            yield
+        finally:
+            task.cancel()
 
     def transport(self, endpoint: Endpoint) -> Transport:
         """The HTTP client for an endpoint's connection settings."""

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from batch_infer.adapters.limit_headers import limits_in
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.wire import Wire
 from batch_infer.adapters.wire.status import error_of
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, WrongReply
+from batch_infer.contract.limits import Limits
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.contract.structured import ReplyReader
@@ -31,6 +33,9 @@ class Sender:
         wire: The wire format of the endpoint's task.
         transport: The HTTP client.
         reader: Reads replies; a text that it cannot read is that row's `WrongReply`.
+
+    Attributes:
+        seen: What the endpoint's headers allow, as the latest reply that had any said; `None`: none has.
     """
 
     def __init__(self, endpoint: Endpoint, wire: Wire, transport: Transport, reader: ReplyReader) -> None:
@@ -40,6 +45,7 @@ class Sender:
         self._timeout_s = endpoint.timeout_s
         self._wire = wire
         self._transport = transport
+        self.seen: Limits | None = None
 
     async def __call__(self, requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
         """Sends these rows as one request, once.
@@ -49,6 +55,7 @@ class Sender:
         """
         wire = self._wire
         reply = await self._transport.post(wire.url, wire.headers, wire.encode(requests), timeout_s=self._timeout_s)
+        self.seen = limits_in(reply.headers) or self.seen
         if 200 <= reply.status < 300:
             try:
                 results = wire.decode(reply.body, requests)

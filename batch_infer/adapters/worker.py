@@ -8,16 +8,16 @@ Does not know Arrow or Spark: `spark.udf` turns batches into requests and outcom
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from batch_infer.adapters.credentials import open_credentials
 from batch_infer.adapters.driver.client import DriverClient, DriverError
-from batch_infer.adapters.driver.protocol import ServiceAddress
+from batch_infer.adapters.driver.protocol import Directive, ServiceAddress
 from batch_infer.adapters.driver.reporter import Reporter
+from batch_infer.adapters.leases import Leases
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
 from batch_infer.adapters.process import Feed, WorkerProcess
@@ -32,7 +32,6 @@ from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.structured import ReplyReader
 from batch_infer.contract.typed import TypeJson
 from batch_infer.engine.clock import SystemClock
-from batch_infer.engine.permits import LocalShare
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
@@ -98,23 +97,22 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
     def count() -> Counters:
         return tally.snapshot(plan.endpoint)
 
-    if client is not None:
-        directive = client.report(plan.call_id, task, count())
-        if directive is not None and directive.stop:
-            raise JobRejected(directive.stop, kind="stopped")
-    send = _open_sender(plan, process, client)
     clock = SystemClock()
+    leases = Leases(plan.endpoint, plan.slots, clock, process.loop, tally)
+    directive = _check_in(client, plan, task, count(), leases)
+    send, sender = _open_sender(plan, process, client)
     with contextlib.closing(_open_store(plan, process, task)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
             feed,
             send,
-            LocalShare(plan.endpoint, plan.slots, clock, random.random),
+            leases.permits,
             store,
             clock,
             policy=RetryPolicy.of(plan.endpoint),
             bounds=bounds_of(plan),
             fail_fast=plan.fail_on_error,
+            seen=lambda: sender.seen,
             coalesce=plan.ledger is not None,
             ordered=ordered,
             tally=tally,
@@ -123,8 +121,46 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
         def stop(reason: str) -> None:
             process.loop.call_soon_threadsafe(run.stop, JobRejected(reason, kind="stopped"))
 
-        with _reporting(client, plan, task, count, stop):
+        def halt(reason: str) -> None:
+            process.loop.call_soon_threadsafe(run.halt, reason)
+
+        reporter = None
+        if client is not None:
+            reporter = Reporter(
+                client,
+                plan.call_id,
+                task,
+                count,
+                stop,
+                on_halt=halt,
+                standing=leases.permits.standing,
+                on_grant=leases.take,
+            )
+            leases.hurry = reporter.hurry
+        if directive.halt:
+            halt(directive.halt)
+        with _reporting(reporter), process.meanwhile(leases.keep()):
             yield from _results(run, feed, process)
+
+
+def _check_in(
+    client: DriverClient | None, plan: CallPlan, task: TaskId, counters: Counters, leases: Leases
+) -> Directive:
+    """Asks the driver whether to begin at all, and for the first grant.
+
+    Raises:
+        JobRejected: the call is to stop.
+    """
+    directive = None
+    if client is not None:
+        directive = client.report(plan.call_id, task, counters, standing=leases.permits.standing())
+    if directive is None:
+        return Directive()
+    if directive.stop:
+        raise JobRejected(directive.stop, kind="stopped")
+    if directive.grant is not None:
+        leases.take(directive.grant)
+    return directive
 
 
 def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]:
@@ -139,18 +175,11 @@ def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]
 
 
 @contextlib.contextmanager
-def _reporting(
-    client: DriverClient | None,
-    plan: CallPlan,
-    task: TaskId,
-    count: Callable[[], Counters],
-    stop: Callable[[str], None],
-) -> Iterator[None]:
+def _reporting(reporter: Reporter | None) -> Iterator[None]:
     """Heartbeats to the driver while the block runs; what ends the job is published before it is raised."""
-    if client is None:
+    if reporter is None:
         yield
         return
-    reporter = Reporter(client, plan.call_id, task, count, stop)
     reporter.start()
     try:
         yield
@@ -197,7 +226,7 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
     )
 
 
-def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> Send:
+def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> tuple[Send, Sender]:
     endpoint = plan.endpoint
     is_local = endpoint.provider == "local"
     try:
@@ -215,14 +244,14 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
     transport = credentials.over(process.transport(endpoint))
     sender = Sender(endpoint, wire, transport, plan.reader())
     if not is_local or endpoint.task != "embeddings":
-        return sender
+        return sender, sender
     tokenize = server_tokenizer(base_url, transport)
 
     async def send_fitted(requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
         inputs = await fit([str(request.content) for request in requests], tokenize)
         return await sender([replace(request, content=text) for request, text in zip(requests, inputs, strict=True)])
 
-    return send_fitted
+    return send_fitted, sender
 
 
 def _local_address(plan: CallPlan, client: DriverClient | None) -> str:

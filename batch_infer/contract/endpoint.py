@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.limits import Limits
 from batch_infer.contract.providers import PROVIDERS, check_provider, with_defaults
 from batch_infer.contract.secret import SecretReference
 
@@ -54,8 +55,12 @@ class Endpoint:
     """Requests, not rows: a packed embeddings request counts once. `None`: no limit of ours."""
     tokens_per_minute: float | None = None
     """Prompt and completion tokens together. `None`: no limit of ours."""
+    input_tokens_per_minute: float | None = None
+    """Prompt tokens alone, where the endpoint limits them apart. `None`: no limit of ours."""
+    output_tokens_per_minute: float | None = None
+    """Completion tokens alone. `None`: no limit of ours."""
     max_concurrency: int | None = None
-    """Requests in flight. `None`: `engine.permits.DEFAULT_IN_FLIGHT_PER_TASK` in each task."""
+    """Requests in flight. `None`: as many as the endpoint is found to take."""
     timeout_s: float = 300.0
     """Seconds for one attempt, from connecting to the last byte of the reply."""
     connect_timeout_s: float = 10.0
@@ -96,6 +101,17 @@ class Endpoint:
         """Every secret that a worker may need for it."""
         given = (self.api_key, self.client_id, self.client_secret)
         return tuple(SecretReference.parse(text) for text in given if text is not None)
+
+    @property
+    def limits(self) -> Limits:
+        """What the user allows the whole cluster."""
+        return Limits(
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            input_tokens_per_minute=self.input_tokens_per_minute,
+            output_tokens_per_minute=self.output_tokens_per_minute,
+            max_concurrency=self.max_concurrency,
+        )
 
     def cost_usd(self, prompt: int | None, completion: int | None, cached: int | None) -> float | None:
         """The price of that many tokens in US dollars, or `None` where a needed price or count is unknown."""
@@ -252,6 +268,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "client_secret": _secret,
     "requests_per_minute": _positive,
     "tokens_per_minute": _positive,
+    "input_tokens_per_minute": _positive,
+    "output_tokens_per_minute": _positive,
     "max_concurrency": _count,
     "timeout_s": _positive,
     "connect_timeout_s": _positive,

@@ -39,6 +39,7 @@ ROW_ERROR_KINDS = (
     "refusal",
     "reply_too_large",
     "reset",
+    "send_failed",
     "server_error",
     "timeout",
     "too_large",

@@ -2,7 +2,8 @@
 
 Classes of failure (`contract.errors`) and their treatment:
 
-- throttle: waits as long as the endpoint asks, or with exponential backoff; costs no attempt; ends at a deadline;
+- throttle: goes back to the permits, which slow down every request and keep the pause that the endpoint asks for;
+  costs no attempt; ends at a deadline;
 - transient: an attempt each, full jitter;
 - ambiguous: may have been billed, so it has a small budget of its own;
 - a wrong reply: the model is told what is wrong with it, a bounded number of times;
@@ -24,8 +25,9 @@ from batch_infer.engine.tokens import estimate_prompt_tokens
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0
-THROTTLE_BASE_S = 1.0
-THROTTLE_CAP_S = 60.0
+THROTTLE_BASE_S = 0.1
+THROTTLE_CAP_S = 2.0
+"""A throttled request's own pause bridges the time until every task's permits know of it; they do the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ def wait_before_retry(
 ) -> float | None:
     """Seconds to wait before sending again, or `None` to give the row up. Updates `state`.
 
-    The k-th transient fault waits `random() * min(30, 0.5 * 2^(k-1))`. The k-th throttle waits what `Retry-After` says
-    plus up to 10% (so that waiting rows do not return as a herd), or `(0.5 + random()/2) * min(60, 2^(k-1))`.
+    The k-th transient fault waits `random() * min(30, 0.5 * 2^(k-1))`, the k-th throttle `random() * min(2, 0.1 *
+    2^(k-1))`; a `Retry-After` of a throttle is the permits' to keep, and gives the row up where it ends too late.
 
     Args:
         policy: The bounds.
@@ -86,11 +88,9 @@ def wait_before_retry(
     """
     if isinstance(error, Throttled):
         state.throttled += 1
-        if error.retry_after_s is not None:
-            wait = error.retry_after_s * (1 + 0.1 * random())
-        else:
-            wait = (0.5 + random() / 2) * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
-        return wait if now + wait - state.started_at <= policy.throttle_deadline_s else None
+        wait = random() * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
+        ready_at = now + max(wait, error.retry_after_s or 0.0)
+        return wait if ready_at - state.started_at <= policy.throttle_deadline_s else None
     if isinstance(error, Ambiguous):
         state.ambiguous += 1
         if state.ambiguous > policy.max_ambiguous_retries:

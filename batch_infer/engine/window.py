@@ -16,13 +16,15 @@ import random as random_module
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
+from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.clock import Clock
-from batch_infer.engine.permits import Permits
+from batch_infer.engine.estimate import OutputEstimate
+from batch_infer.engine.permits import Ending, Permit, Permits
 from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.store import Store
 from batch_infer.engine.tally import Tally
@@ -105,6 +107,7 @@ class Run:
         policy: Bounds of retries.
         bounds: Bounds of memory, and packing.
         fail_fast: Raise at the first row that fails for good (`failOnError => true`), instead of keeping its failure.
+        seen: What the endpoint's headers said last; told to the permits with every reply.
         coalesce: Send equal requests of this run once, and give all their rows the one reply.
         ordered: Give batches back in their order; else as they are done.
         tally: Counted up as things happen, for the progress report.
@@ -122,6 +125,7 @@ class Run:
         policy: RetryPolicy,
         bounds: Bounds | None = None,
         fail_fast: bool = False,
+        seen: Callable[[], Limits | None] = lambda: None,
         coalesce: bool = False,
         ordered: bool = True,
         tally: Tally | None = None,
@@ -135,6 +139,7 @@ class Run:
         self._policy = policy
         self._bounds = bounds or Bounds()
         self._fail_fast = fail_fast
+        self._seen = seen
         self._coalesce = coalesce
         self._ordered = ordered
         self._tally = tally if tally is not None else Tally()
@@ -152,6 +157,9 @@ class Run:
         self._exhausted = False
         self._answered_once = False
         self._error: BaseException | None = None
+        self._halted: str | None = None
+        self._acquiring: set[asyncio.Task[None] | None] = set()
+        self._estimate = OutputEstimate(self._bounds.completion_tokens)
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -186,6 +194,17 @@ class Run:
         for task in (*self._workers, *([self._reader] if self._reader else [])):
             task.cancel()
         self._changed.set()
+
+    def halt(self, reason: str) -> None:
+        """Sends nothing further: what is in flight comes home, every other row fails as `not_sent`. On the run's loop.
+
+        A row that was sent before and waits to be sent again keeps the error of its last attempt.
+        """
+        if self._halted is None:
+            self._halted = reason
+            for task in self._acquiring:
+                if task is not None:
+                    task.cancel()
 
     async def close(self) -> None:
         """Cancels whatever is in flight. Idempotent."""
@@ -246,7 +265,6 @@ class Run:
         for _ in range(min(packs, self._permits.max_in_flight - len(self._workers))):
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
 
     def _serve(self, row: _Row, known: Outcome) -> None:
         """A row whose outcome is known from before."""
@@ -271,6 +289,8 @@ class Run:
                 await self._perform(self._take())
         except Exception as error:  # noqa: BLE001 - a job's error, or a defect: it ends the run, not one worker
             self.stop(error)
+        finally:  # not a callback, which would come after rows that were read meanwhile, and find no worker
+            self._workers.discard(asyncio.current_task())
 
     def _take(self) -> list[_Row]:
         rows = [self._waiting.popleft()]
@@ -289,49 +309,110 @@ class Run:
         tally = self._tally
         requests = [row.request for row in rows]
         state = RetryState(self._clock.now())
-        reserve = sum(request.prompt_tokens for request in requests) + self._bounds.completion_tokens * len(rows)
+        prompt_tokens = sum(request.prompt_tokens for request in requests)
+        failed: EndpointError | None = None
+        latency_s = wait_s = 0.0
         while True:
             try:
-                tally.waiting_s += await self._permits.acquire(reserve)
+                permit = await self._acquire(Amount(1, prompt_tokens, self._estimate.tokens * len(rows)), wait_s)
             except RowRejected as error:
                 await self._give_up(rows, state, error, None)
                 return
-            self._store.intend(requests)
-            state.attempts += 1
-            tally.requests += 1
-            tally.attempts_repeated += state.attempts > 1
+            if permit is None:
+                self._leave_unsent(rows, state, failed, latency_s)
+                return
+            tally.waiting_s += wait_s + permit.waited_s
             tally.in_flight += 1
             sent_at = self._clock.now()
+            failed = None
             try:
+                self._store.intend(requests)
+                state.attempts += 1
+                tally.requests += 1
+                tally.attempts_repeated += state.attempts > 1
                 results = await self._send(requests)
             except EndpointError as error:
                 failed = error
             except BaseException:
-                self._permits.settle(reserve, None)
+                self._permits.settle(permit, Ending.CANCELLED)
                 raise
-            else:
+            finally:
+                tally.in_flight -= 1
+            latency_s = self._clock.now() - sent_at
+            if failed is None:
                 self._answered_once = True
-                latency_ms = round((self._clock.now() - sent_at) * 1000)
-                self._permits.settle(reserve, _billed(results))
+                self._permits.settle(
+                    permit, Ending.ACCEPTED, used=self._used(results), latency_s=latency_s, seen=self._seen()
+                )
                 again = repairing(self._policy, state, requests[0], results[0]) if len(rows) == 1 else None
                 if again is not None:
-                    rows[0].bill(results[0].usage)
-                    reserve += again.prompt_tokens - requests[0].prompt_tokens
+                    failed, wait_s = cast("EndpointError", results[0]), 0.0
+                    rows[0].bill(failed.usage)
+                    failed.usage = None  # it is billed, also if the run is halted before the row is asked again
+                    prompt_tokens += again.prompt_tokens - requests[0].prompt_tokens
                     requests = [again]
                     continue
                 for row, result in zip(rows, results, strict=True):
                     row.attempts += state.attempts
-                    self._finish(row, result, latency_ms)
+                    self._finish(row, result, round(latency_s * 1000))
                 return
-            finally:
-                tally.in_flight -= 1
-            self._permits.settle(reserve, None if isinstance(failed, Ambiguous) else 0)
-            wait_s = self._after_failure(rows, state, failed)
-            if wait_s is None:
-                await self._give_up(rows, state, failed, round((self._clock.now() - sent_at) * 1000))
+            self._permits.settle(
+                permit,
+                _ending(failed),
+                used=None if isinstance(failed, Ambiguous) else Amount(1),
+                latency_s=latency_s,
+                retry_after_s=failed.retry_after_s if isinstance(failed, Throttled) else None,
+                seen=self._seen(),
+            )
+            pause_s = self._after_failure(rows, state, failed)
+            if pause_s is None:
+                await self._give_up(rows, state, failed, round(latency_s * 1000))
                 return
-            await self._clock.sleep(wait_s)
-            tally.waiting_s += wait_s
+            wait_s = pause_s
+
+    async def _acquire(self, need: Amount, pause_s: float) -> Permit | None:
+        """A permit, after a pause; `None` when nothing further is to be sent."""
+        if self._halted is not None:
+            return None
+        task = asyncio.current_task()
+        self._acquiring.add(task)
+        try:
+            if pause_s > 0:
+                await self._clock.sleep(pause_s)
+            return await self._permits.acquire(need)
+        except asyncio.CancelledError:
+            if self._halted is None or self._error is not None:
+                raise
+            return None
+        finally:
+            self._acquiring.discard(task)
+
+    def _leave_unsent(
+        self, rows: list[_Row], state: RetryState, failed: EndpointError | None, latency_s: float
+    ) -> None:
+        """Rows of a halted run: those that were sent before end with the error of their last attempt."""
+        for row in rows:
+            row.attempts += state.attempts
+            if failed is not None:
+                self._finish(row, failed, round(latency_s * 1000))
+                continue
+            unsent = Outcome(failure=Failure("not_sent", self._halted or "", retryable=True))
+            self._settle(row, unsent)
+            for follower in self._followers.pop(row.request.key, ()):
+                self._settle(follower, unsent)
+
+    def _used(self, results: Sequence[Reply | EndpointError]) -> Amount | None:
+        """What one request was billed, or `None` where the endpoint did not say; output sizes are learned from it."""
+        prompt = completion = 0
+        for result in results:
+            usage = result.usage
+            if usage is None or usage.total_tokens is None:
+                return None
+            spent = usage.completion_tokens or 0
+            prompt += usage.total_tokens - spent
+            completion += spent
+            self._estimate.learn(spent)
+        return Amount(1, prompt, completion)
 
     def _after_failure(self, rows: list[_Row], state: RetryState, error: EndpointError) -> float | None:
         """Counts a failed attempt; the seconds to wait before the next one, or `None` for no further one."""
@@ -342,10 +423,7 @@ class Run:
             raise error
         if len(rows) == 1:
             rows[0].bill(error.usage)
-        wait_s = wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
-        if isinstance(error, Throttled) and error.retry_after_s is not None and wait_s is not None:
-            self._permits.throttled(error.retry_after_s)
-        return wait_s
+        return wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
 
     async def _give_up(self, rows: list[_Row], state: RetryState, error: EndpointError, latency_ms: int | None) -> None:
         if isinstance(error, RowRejected) and len(rows) > 1:
@@ -403,7 +481,7 @@ class Run:
         if outcome.failure is None:
             self._tally.rows_done += 1
         else:
-            self._tally.rows_failed += 1
+            self._tally.fail(outcome.failure.kind)
         self._one_less(opened)
 
     def _one_less(self, opened: _Open) -> None:
@@ -433,15 +511,10 @@ class Run:
             self._room.set()
 
 
-def _billed(results: Sequence[Reply | EndpointError]) -> int | None:
-    """Tokens billed for one request, or `None` when the endpoint did not say for every row."""
-    total = 0
-    for result in results:
-        usage = result.usage
-        if usage is None or usage.total_tokens is None:
-            return None
-        total += usage.total_tokens
-    return total
+def _ending(failed: EndpointError) -> Ending:
+    if isinstance(failed, Throttled):
+        return Ending.THROTTLED
+    return Ending.FAILED if failed.status is None else Ending.ACCEPTED
 
 
 def _reply_bytes(outcome: Outcome) -> int:

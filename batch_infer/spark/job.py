@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
 from batch_infer.contract.table import quoted
 from batch_infer.contract.template import Field, Text, check_columns, parse_template
+from batch_infer.engine.early_stop import DEFAULT_STOP_AFTER_FAILURES, EarlyStop
 from batch_infer.spark.ownership import Claim
 from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
 from batch_infer.spark.planning import as_sent, check_ledger, check_request_type, check_secret, plan_column
@@ -28,19 +28,15 @@ from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
 from batch_infer.spark.tables import Written, check_merge_key, check_target, write_table
 from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.udf import ColumnPlan
+from batch_infer.spark.watch import OnProgress, Watch
 from batch_infer.spark.work_folder import ADDING, WorkFolder
 
-PROGRESS_INTERVAL_S = 0.5
 AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 """A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
 
 
 class JobInterrupted(KeyboardInterrupt):
     """Ctrl-C while a job ran. Its text says what is kept, and how to go on."""
-
-
-OnProgress = Callable[[Counters, float], None]
-"""Takes the totals so far and the seconds since the start, twice a second, on a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +69,17 @@ class RunSummary:
     """`None` when the price is unknown."""
     seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
-    """How many rows failed, by kind of error."""
+    """How many rows failed, by kind of error. `not_sent`: those of a run that was stopped early."""
+    throttled: int = 0
+    """Replies that asked to slow down (429, 503, 529)."""
+    waiting_s: float = 0.0
+    """Seconds that requests waited for a limit or a pause before they were sent, summed over requests."""
+    bound_by: str | None = None
+    """What held the job back for most of its time: a limit, in words; `None`: no limit did."""
+    unleased_tasks: int = 0
+    """Tasks that could not hear from the driver for a while, and kept to a share of their own of the limits."""
+    stopped_early: str | None = None
+    """Why nothing further was sent (`max_error_ratio`, `stop_after_failures`); `None`: all was."""
 
 
 def run(
@@ -97,6 +103,8 @@ def run(
     details: bool = True,
     result_column: str = "result",
     fail_on_error: bool = False,
+    max_error_ratio: float = 1.0,
+    stop_after_failures: int | None = DEFAULT_STOP_AFTER_FAILURES,
     on_progress: OnProgress | None = None,
 ) -> RunSummary:
     """Asks the endpoint once for each distinct request of `df`, and writes the rows with their replies.
@@ -129,6 +137,11 @@ def run(
         details: `False` writes the result and its error message alone.
         result_column: Name of the result's column, such as `embedding`.
         fail_on_error: End the job at the first row that fails for good, instead of writing its error.
+        max_error_ratio: Send nothing further once more than this part of the requests asked now has failed (judged
+            from the 100th on). The output is written with what there is; rows that were not sent have the error kind
+            `not_sent`, and running the job again sends them. 1 never stops.
+        stop_after_failures: The same when so many requests have failed in one way before any was answered. `None`
+            never stops.
         on_progress: Told the totals while the job runs.
 
     Raises:
@@ -138,6 +151,7 @@ def run(
         JobInterrupted: Ctrl-C; the job's Spark jobs are cancelled, and what was answered is kept.
     """
     spark = df.sparkSession
+    early_stop = EarlyStop(max_error_ratio, stop_after_failures)
     asked = _request_column(df, prompt, request)
     _check_columns(df, files, sample, [result_column, *(DETAIL_FIELDS if details else ("error_message",))])
     settings = settings_of(spark)
@@ -180,12 +194,14 @@ def run(
             if is_repeated:
                 written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
         prepared = read_parquet(spark, work.input)
-        with _Watch(plan.call.call_id, on_progress, started):
+        call = find_call(plan.call.call_id)
+        assert call is not None
+        with Watch(call, plan.call.endpoint.name, early_stop, on_progress, started) as watch:
             fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
             with contextlib.closing(Ledger.open(where)) as opened:
                 opened.compact_index()
         failures = read_parquet(spark, work.failures, schema=FAILED_DDL)
-        rows = answered(prepared, failures, plan)
+        rows = answered(prepared, failures, plan, unsent=call.halted)
         if written is None:
             observation = Observation()
             rows = rows.observe(observation, *_measures())
@@ -197,7 +213,16 @@ def run(
         work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
     in_doubt = _in_doubt(where, plan.call.run)
-    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt)
+    summary = _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt)
+    totals = call.progress().totals()
+    return replace(
+        summary,
+        throttled=totals.throttled,
+        waiting_s=totals.waiting_s,
+        bound_by=watch.bound_by,
+        unleased_tasks=totals.unleased_tasks,
+        stopped_early=call.halted if "not_sent" in summary.errors else None,
+    )
 
 
 @contextlib.contextmanager
@@ -406,32 +431,3 @@ def _summary(
         seconds=seconds,
         errors=errors,
     )
-
-
-class _Watch:
-    """Tells a callback the call's totals, twice a second, while the block runs, and once at its end."""
-
-    def __init__(self, call_id: str, on_progress: OnProgress | None, started: float) -> None:
-        self._call_id = call_id
-        self._on_progress = on_progress
-        self._started = started
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batch_infer-progress", daemon=True)
-
-    def __enter__(self) -> None:
-        if self._on_progress is not None:
-            self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        if self._on_progress is not None:
-            self._thread.join(timeout=2)
-
-    def _run(self) -> None:
-        assert self._on_progress is not None
-        call = find_call(self._call_id)
-        while call is not None:
-            is_last = self._over.wait(PROGRESS_INTERVAL_S)
-            self._on_progress(call.progress().totals(), time.monotonic() - self._started)
-            if is_last:
-                return

@@ -2,7 +2,8 @@
 
 prepare   the input, numbered, with each row's request key; kept on disk, because an input that reads a clock, a
           random number or a database would give other keys the second time
-fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger
+fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger.
+          Stopped early, it leaves keys out
 answered  each row with its reply from the ledger; sends nothing
 """
 
@@ -18,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.errors import SinkError
-from batch_infer.contract.reply import Outcome
+from batch_infer.contract.reply import Failure, Outcome
 from batch_infer.contract.request import Request
 from batch_infer.contract.rows import Shape
 from batch_infer.contract.table import quoted
@@ -90,7 +91,10 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
         failed = [
             (request.key, msgspec.json.encode(msgspec.structs.replace(outcome, origin=request.origin)).decode())
             for request, outcome in zip(done.requests, done.outcomes, strict=True)
-            if request is not None and outcome is not None and outcome.failure is not None
+            if request is not None
+            and outcome is not None
+            and outcome.failure is not None
+            and outcome.failure.kind != "not_sent"
         ]
         if failed:
             yield pa.RecordBatch.from_arrays(
@@ -98,20 +102,23 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
             )
 
 
-def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan) -> DataFrame:
+def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, *, unsent: str | None = None) -> DataFrame:
     """The prepared rows with the column `ANSWER`: the row contract, NULL for a NULL request. Sends nothing.
 
+    `unsent` says why not every request was sent; those that were not fail with it.
+
     Raises (when run):
-        SinkError: a key is neither in the ledger nor among the failures.
+        SinkError: a key is neither in the ledger nor among the failures, although all were sent.
     """
     joined = prepared.drop(REQUEST, FILES).join(failures, KEY, "left")
-    udf = iterator_udf(lambda columns: _answers(plan, columns), plan.ddl, several=True)
+    udf = iterator_udf(lambda columns: _answers(plan, unsent, columns), plan.ddl, several=True)
     reply = udf.asNondeterministic()(F.col(KEY), F.col(ROW), F.col(OUTCOME))  # so that it is evaluated once
     return joined.withColumn(ANSWER, F.when(F.col(KEY).isNotNull(), reply))
 
 
-def _answers(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
+def _answers(plan: ColumnPlan, unsent: str | None, columns: Columns) -> Iterator[pa.Array]:
     call = plan.call
+    never_sent = None if unsent is None else Outcome(failure=Failure("not_sent", unsent, retryable=True))
     assert call.ledger is not None
     ledger, reader = WorkerProcess.current().ledger(call.ledger), call.reader()
     for keys, rows, failures in columns:
@@ -121,7 +128,10 @@ def _answers(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
         requests: list[Request | None] = []
         for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
             requests.append(None if key is None else Request(key=key, content=""))
-            outcomes.append(None if key is None else _outcome_of(call, key, row, found.get(key), failure))
+            if key is not None and key not in found and failure is None and never_sent is not None:
+                outcomes.append(never_sent)
+            else:
+                outcomes.append(None if key is None else _outcome_of(call, key, row, found.get(key), failure))
         outcomes = typed(outcomes, requests, reader, fail_on_error=call.fail_on_error)
         yield column_of(outcomes, requests, Shape.DETAILS, reader, call.endpoint)
 

@@ -105,7 +105,9 @@ def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddr
     """Announces a call to the driver's service, which starts with the first one. Returns its id and the address."""
     call_id = uuid.uuid4().hex
     service = _running_service(spark)
-    call = service.open_call(call_id, secrets=endpoint.secrets, local_address=_local_servers.url)
+    call = service.open_call(
+        call_id, secrets=endpoint.secrets, local_address=_local_servers.url, budget=service.budget(endpoint)
+    )
     _let_go_of_old_calls(call)
     watch = StageWatch(spark)
     call.is_cancelled = watch.is_over

@@ -10,7 +10,7 @@ from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.sender import Sender
 from batch_infer.adapters.wire.choose import open_wire
 from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
+from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.contract.structured import ReplyReader
@@ -211,7 +211,7 @@ def test_predictions_of_another_type_are_their_rows_errors(tell, process):
     endpoint = tell(api_key=KEY, rules=[Rule(text="0.5")])
     assert [reply.text for reply in ask(process, endpoint, *RECORDS, result_type="double", **CUSTOM)] == ["0.5"] * 5
     errors = ask(process, endpoint, *RECORDS, result_type="integer", **CUSTOM)
-    assert {type(error) for error in errors} == {RowRejected}
+    assert {type(error) for error in errors} == {WrongReply}
     assert {error.kind for error in errors} == {"type_mismatch"}
 
 

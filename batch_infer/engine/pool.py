@@ -1,0 +1,444 @@
+"""Owns one endpoint's budget for the whole cluster: who may use how much of it. Does not carry messages or read clocks.
+
+Every rate is a small central bucket. What a member is granted is taken from it, what a member returns goes in again, so
+all grants together never exceed limit x time + burst, whoever dies or whichever message is lost. A member that asks
+gets what is there, less what others that wait for a grant are due meanwhile: their max-min fair share of what flows in.
+Requests in flight are divided in the same spirit: what others were told, or still have in flight, is not given again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+from batch_infer.contract.limits import Grant, Limits, Standing
+from batch_infer.engine.bucket import Bucket
+from batch_infer.engine.controller import Controller
+from batch_infer.engine.dimensions import DIMENSIONS, REQUESTS, WORDS, Vector, per_minute, tighter, vector
+from batch_infer.engine.shares import max_min
+
+BURST_S = 0.5
+"""Seconds of its rate that a bucket holds: 60 s see at most limit x 60.5/60, and what tasks had in hand."""
+FIRST_LEVEL_S = 0.1
+"""What it holds at first."""
+REFRESH_S = 0.25
+MEMBERS_PER_REFRESH_S = 400
+"""Members that report within one second: with more of them each reports less often."""
+VALID_S = 4.0
+VALID_REFRESHES = 4.0
+FORGOTTEN_AFTER = 1.1
+"""Times the validity of a grant after which a silent member is forgotten: by then it has stopped sending."""
+LATE_S = 0.3
+"""Beyond two refreshes: a member so late has nothing kept back for it."""
+SWEEP_S = 0.01
+"""Between looks at all members, when there are many."""
+FEW_MEMBERS = 32
+TURN_S = 1.0
+"""With fewer slots than members, how long one keeps a slot that another waits for."""
+USE_OVER_S = 10.0
+"""Seconds over which use is averaged for display."""
+BINDS_FOR_S = 0.5
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """What a display wants to know."""
+
+    bound_by: str | None
+    """Which limit holds requests back, in words; `None`: none does."""
+    used: Mapping[str, float]
+    """For each limited rate, in words: the share of it that is used, averaged over some seconds; 1 is all."""
+    throttled: int
+    """Replies that asked to slow down, so far."""
+    in_flight: int
+    window: int
+    """Requests that may be in flight."""
+    members: int
+
+
+class _Member:
+    """One task attempt."""
+
+    def __init__(self, standing: Standing, now: float) -> None:
+        self.granted = [0.0, 0.0, 0.0, 0.0]
+        self.limited: frozenset[int] = frozenset()
+        self.unmet = [0.0, 0.0, 0.0, 0.0]
+        self.lacks = [0.0, 0.0, 0.0, 0.0]
+        """What it lacks for its smallest request."""
+        self.claim_s = 0.0
+        """Its share of what has flowed in since it asked, in seconds of the whole flow; negative: it was given more."""
+        self.told = 0
+        """Requests that it may have in flight."""
+        self.turn_from = now
+        """Since when it has slots, or waits for one."""
+        self.standing = standing
+        self.heard_at = now
+
+    @property
+    def slots_wanted(self) -> float:
+        return self.standing.in_flight + self.standing.waiting.requests
+
+    @property
+    def slots_held(self) -> int:
+        return max(self.told, self.standing.in_flight)
+
+    @property
+    def starves(self) -> bool:
+        return not self.slots_held and self.standing.waiting.requests > 0
+
+    @property
+    def yields(self) -> bool:
+        """Whether it gives up its slots when what it has in flight comes home."""
+        return not self.told and self.standing.in_flight > 0
+
+    @property
+    def is_hungry(self) -> bool:
+        return any(self.unmet)
+
+
+class Pool:
+    """One endpoint's budget. Not thread-safe; the caller gives the time, in seconds of one clock.
+
+    Args:
+        limits: The user's own, for the whole cluster.
+        now: The time.
+        random: Uniform in [0, 1).
+        share: Of all limits that this pool may use: 1 / task slots where nobody shares a budget.
+    """
+
+    def __init__(self, limits: Limits, now: float, random: Callable[[], float], *, share: float = 1.0) -> None:
+        self._configured = limits
+        self._limits = limits
+        self._share = share
+        self._random = random
+        self._members: dict[Hashable, _Member] = {}
+        self._buckets: dict[int, Bucket] = {}
+        self._controller = Controller(now, self._most_in_flight())
+        self._untouched = set(DIMENSIONS)
+        self._closed_until = -math.inf
+        self._throttled = 0
+        self._binding: int | None = None
+        self._binding_at = -math.inf
+        self._use = [0.0, 0.0, 0.0, 0.0]
+        self._used_at = now
+
+        self._swept_at = -math.inf
+        self._kept_back = [0.0, 0.0, 0.0, 0.0]
+        self._largest_claim_s = 0.0
+        self._level, self._extra = math.inf, 0.0
+        self._slots_held = 0
+        self._starving = self._yielding = 0
+        self._in_flight = 0
+        self._waiting = False
+        self._set_rates(now)
+
+    def exchange(self, member: Hashable, standing: Standing, now: float) -> Grant:
+        """Takes where a member stands; gives what it may use.
+
+        Contract: a standing that is lost, or comes twice, changes no sum.
+        """
+        asking = self._members.get(member)
+        if asking is None:
+            asking = self._members[member] = _Member(standing, now)
+            for d, spent in enumerate(_spent(standing)):
+                asking.granted[d] = spent + _returned(standing)[d]
+            self._controller.epoch = max(self._controller.epoch, standing.epoch)
+            if standing.seen is not None:
+                self.limit(standing.seen, now)
+        else:
+            self._hear(asking, standing, now)
+        self._set_rates(now)
+        if len(self._members) <= FEW_MEMBERS or now - self._swept_at >= SWEEP_S:
+            self._sweep(now)
+        self._grant_rates(asking)
+        self._grant_slots(asking, now)
+        requests, tokens, incoming, outgoing = (asking.granted[d] if d in self._buckets else None for d in DIMENSIONS)
+        return Grant(
+            requests=requests,
+            tokens=tokens,
+            input_tokens=incoming,
+            output_tokens=outgoing,
+            max_in_flight=asking.told,
+            epoch=self._controller.epoch,
+            closed_s=max(0.0, self._closed_until - now),
+            refresh_s=self.refresh_s,
+            valid_s=self.valid_s,
+            bound_by=self._bound_by(now) if standing.waiting.requests else None,
+        )
+
+    def leave(self, member: Hashable, now: float, standing: Standing | None = None) -> None:
+        """A member is done: what its last standing says it has not used is there for others. Without one it is lost."""
+        leaving = self._members.get(member)
+        if leaving is None:
+            return
+        if standing is not None:
+            self._hear(leaving, standing, now)
+            for d, bucket in self._buckets.items():
+                if d in leaving.limited:
+                    left = _left(leaving, d)
+                    bucket.put_back(left) if left > 0 else bucket.take(-left)
+        del self._members[member]
+        self._swept_at = -math.inf
+
+    def expire(self, now: float) -> None:
+        """Forgets members that have been silent for so long that their grants are void."""
+        silent = [key for key, one in self._members.items() if now - one.heard_at > FORGOTTEN_AFTER * self.valid_s]
+        for key in silent:
+            self.leave(key, now)
+
+    def limit(self, seen: Limits, now: float) -> None:
+        """Takes what the endpoint's headers say; the tighter of that and the user's own limits binds."""
+        self._limits = tighter(self._configured, seen)
+        self._controller.cap(self._most_in_flight())
+        self._set_rates(now)
+
+    def state(self, now: float) -> PoolState:
+        """What a display wants to know."""
+        self._fade(now)
+        limits = self._rates_allowed()
+        return PoolState(
+            bound_by=self._bound_by(now),
+            used={WORDS[d]: self._use[d] / limit for d, limit in enumerate(limits) if limit},
+            throttled=self._throttled,
+            in_flight=sum(one.standing.in_flight for one in self._members.values()),
+            window=int(self._controller.window),
+            members=len(self._members),
+        )
+
+    @property
+    def refresh_s(self) -> float:
+        """How often a member reports."""
+        return max(REFRESH_S, len(self._members) / MEMBERS_PER_REFRESH_S)
+
+    @property
+    def valid_s(self) -> float:
+        """How long a grant is good."""
+        return max(VALID_S, VALID_REFRESHES * self.refresh_s)
+
+    # Hearing
+
+    def _hear(self, member: _Member, standing: Standing, now: float) -> None:
+        before, controller = member.standing, self._controller
+        since, member.heard_at = member.heard_at, now
+        if standing.number <= before.number:
+            return
+        returned, returned_before = _returned(standing), _returned(before)
+        for d, bucket in self._buckets.items():
+            if returned[d] > returned_before[d]:
+                bucket.refill(now)
+                bucket.put_back(returned[d] - returned_before[d])
+        self._fade(now)
+        for d, (spent, spent_before) in enumerate(zip(_spent(standing), _spent(before), strict=True)):
+            self._use[d] += (spent - spent_before) / USE_OVER_S
+        member.standing = standing
+
+        throttled = standing.throttled - before.throttled
+        controller.sent(since, now, int(standing.spent.requests - before.spent.requests), throttled)
+        self._throttled += throttled
+        if (standing.epoch, standing.throttled_in_epoch) > (before.epoch, before.throttled_in_epoch):
+            controller.throttled(now, standing.epoch)
+        if standing.retry_after_s is not None:
+            self._closed_until = max(self._closed_until, now + standing.retry_after_s)
+        if standing.seen is not None and standing.seen != before.seen:
+            self.limit(standing.seen, now)
+        limit_binds = now - self._binding_at <= BINDS_FOR_S
+        controller.step(
+            now,
+            replies=standing.accepted - before.accepted,
+            latency_s=standing.latency_s - before.latency_s,
+            in_flight=self._in_flight + standing.in_flight - before.in_flight,
+            waiting=self._waiting or standing.waiting.requests > 0,
+            limit_binds=limit_binds or now < self._closed_until,
+            rate_binds=limit_binds and self._binding == REQUESTS and self._paced_by_controller(),
+        )
+        self._in_flight += standing.in_flight - before.in_flight
+
+    def _fade(self, now: float) -> None:
+        elapsed = now - self._used_at
+        if elapsed > 0:
+            kept = math.exp(-elapsed / USE_OVER_S)
+            self._use = [use * kept for use in self._use]
+            self._used_at = now
+
+    # Rates
+
+    def _rates_allowed(self) -> tuple[float | None, ...]:
+        """The limits that are known, per second."""
+        return tuple(None if limit is None else limit / 60 * self._share for limit in per_minute(self._limits))
+
+    def _paced_by_controller(self) -> bool:
+        rate, allowed = self._controller.rate, self._rates_allowed()[REQUESTS]
+        return rate is not None and (allowed is None or rate < allowed)
+
+    def _set_rates(self, now: float) -> None:
+        rates = list(self._rates_allowed())
+        if self._paced_by_controller():
+            rates[REQUESTS] = self._controller.rate
+        for d, rate in enumerate(rates):
+            if rate is None:
+                self._buckets.pop(d, None)
+                continue
+            bucket = self._buckets.get(d)
+            if bucket is None:
+                first = 1.0 if d == REQUESTS else 0.0
+                self._buckets[d] = Bucket(rate, math.inf, max(first, FIRST_LEVEL_S * rate), now)
+            else:
+                bucket.refill(now)
+                bucket.rate = rate
+
+    def _sweep(self, now: float) -> None:
+        """Looks at all members: what they are due, and what of it is kept back for them."""
+        late_before = now - 2 * self.refresh_s - LATE_S
+        hungry = [one for one in self._members.values() if one.is_hungry and one.heard_at >= late_before]
+        step = min(now - self._swept_at, 2 * self.refresh_s) / len(hungry) if hungry else 0.0
+        self._swept_at = now
+        self._kept_back = [0.0, 0.0, 0.0, 0.0]
+        self._largest_claim_s = -math.inf
+        lacking = [1.0, 0.0, 0.0, 0.0]
+        for one in hungry:
+            due_s = max(one.unmet[d] / bucket.rate for d, bucket in self._buckets.items()) if self._buckets else 0.0
+            one.claim_s = min(one.claim_s + step, due_s)
+            self._largest_claim_s = max(self._largest_claim_s, one.claim_s)
+            for d, bucket in self._buckets.items():
+                self._kept_back[d] += _kept_for(one, d, bucket.rate)
+                lacking[d] = max(lacking[d], one.lacks[d])
+        for d, bucket in self._buckets.items():
+            bucket.capacity = max(BURST_S * bucket.rate, lacking[d])
+
+        members = self._members.values()
+        self._level, self._extra = max_min(self._window, [one.slots_wanted for one in members])
+        self._slots_held = sum(one.slots_held for one in members)
+        self._starving = sum(one.starves for one in members)
+        self._yielding = sum(one.yields for one in members)
+        self._in_flight = sum(one.standing.in_flight for one in members)
+        self._waiting = any(one.standing.waiting.requests for one in members)
+
+    def _grant_rates(self, member: _Member) -> None:
+        standing, buckets = member.standing, self._buckets
+        limited = frozenset(buckets)
+        spent, returned = _spent(standing), _returned(standing)
+        for d in limited - member.limited:
+            member.granted[d] = spent[d] + returned[d]
+        # Requests are spent one by one, so more than was granted was spent before there was a limit: forgotten.
+        member.granted[REQUESTS] = max(member.granted[REQUESTS], spent[REQUESTS] + returned[REQUESTS])
+        member.limited = limited
+        wanted, smallest = vector(standing.wanted), vector(standing.smallest)
+        asked = [0.0, 0.0, 0.0, 0.0]
+        lacks = [0.0, 0.0, 0.0, 0.0]
+        for d in limited:
+            left = _left(member, d)
+            asked[d] = max(0.0, wanted[d] - left)
+            lacks[d] = max(0.0, smallest[d] - left)
+            if d in self._untouched:  # or the first request would be waited for as long as its tokens take to flow in
+                buckets[d].level = max(buckets[d].level, lacks[d])
+        given, borrowed = self._what_is_there_for(member, asked, lacks)
+        cost_s = 0.0
+        for d, bucket in buckets.items():
+            self._kept_back[d] -= _kept_for(member, d, bucket.rate)
+            bucket.take(given[d])
+            if given[d]:
+                self._untouched.discard(d)
+            member.granted[d] += given[d]
+            cost_s = max(cost_s, given[d] / bucket.rate)
+        member.claim_s = member.claim_s - cost_s if borrowed else max(min(member.claim_s, 0.0), member.claim_s - cost_s)
+        member.unmet = [ask - give if ask - give > TOLERANCE else 0.0 for ask, give in zip(asked, given, strict=True)]
+        member.lacks = [max(0.0, lack - give) for lack, give in zip(lacks, given, strict=True)]
+        if not member.is_hungry:
+            member.claim_s = min(member.claim_s, 0.0)
+        for d, bucket in buckets.items():
+            self._kept_back[d] += _kept_for(member, d, bucket.rate)
+
+    def _what_is_there_for(self, member: _Member, asked: list[float], lacks: list[float]) -> tuple[list[float], bool]:
+        """What a member is given of what it asks; and whether that is more than what others are due leaves.
+
+        Never less than its smallest request needs, or nothing at all: pieces in many hands would help nobody.
+        """
+        buckets = self._buckets
+        nothing = [0.0, 0.0, 0.0, 0.0]
+        if not any(asked):
+            return nothing, False
+        part = 1.0
+        free = [0.0, 0.0, 0.0, 0.0]
+        for d, bucket in buckets.items():
+            others = self._kept_back[d] - _kept_for(member, d, bucket.rate)
+            free[d] = max(0.0, bucket.level - max(0.0, others))
+            if asked[d] > 0 and free[d] < part * asked[d]:
+                part = free[d] / asked[d]
+                self._binding, self._binding_at = d, member.heard_at
+        given = [part * ask for ask in asked]
+        if all(given[d] >= lacks[d] - TOLERANCE for d in buckets):
+            return given, False
+        if all(free[d] >= lacks[d] - TOLERANCE for d in buckets):
+            return lacks, False
+        if member.claim_s >= self._largest_claim_s and all(
+            bucket.level >= lacks[d] - TOLERANCE for d, bucket in buckets.items()
+        ):
+            return lacks, True
+        return nothing, False
+
+    # Slots
+
+    def _most_in_flight(self) -> float | None:
+        most = self._limits.max_concurrency
+        return None if most is None else max(1, int(most * self._share))
+
+    @property
+    def _window(self) -> int:
+        return max(1, int(self._controller.window))
+
+    def _grant_slots(self, member: _Member, now: float) -> None:
+        held_before, starved_before, yielded_before = member.slots_held, member.starves, member.yields
+        fair = min(member.slots_wanted, self._level) + self._extra
+        others = self._slots_held - held_before
+        free = max(0, self._window - others)
+        told = min(math.ceil(fair), free)
+        if self._level < 1:
+            told = min(told, self._turn(member, free, now))
+        if bool(told) != bool(member.told):
+            member.turn_from = now
+        member.told = told
+        self._slots_held += member.slots_held - held_before
+        self._starving += member.starves - starved_before
+        self._yielding += member.yields - yielded_before
+
+    def _turn(self, member: _Member, free: int, now: float) -> int:
+        """Fewer slots than members: each has one for a while, and the one that has waited longest is next."""
+        if member.slots_held:
+            return int(now - member.turn_from < TURN_S or self._starving <= self._yielding)
+        earlier = sum(one.starves and one.turn_from < member.turn_from for one in self._members.values())
+        return int(earlier < free)
+
+    # Words
+
+    def _bound_by(self, now: float) -> str | None:
+        if now < self._closed_until:
+            return "a pause that the endpoint asked for"
+        if now - self._binding_at <= BINDS_FOR_S and self._binding is not None:
+            words, rate = WORDS[self._binding], self._controller.rate
+            if self._binding == REQUESTS and self._paced_by_controller() and rate is not None:
+                return f"{words} (found by the controller: {60 * rate:,.0f})"
+            return words
+        if self._waiting and self._in_flight >= 0.8 * self._window:
+            if self._controller.is_capped:
+                return f"requests in flight ({self._window})"
+            return f"requests in flight (found by the controller: {self._window})"
+        return None
+
+
+def _spent(standing: Standing) -> Vector:
+    return vector(standing.spent)
+
+
+def _returned(standing: Standing) -> Vector:
+    back = standing.returned
+    return (back.requests, back.tokens, back.input_tokens, back.output_tokens)
+
+
+def _left(member: _Member, d: int) -> float:
+    return member.granted[d] - _spent(member.standing)[d] - _returned(member.standing)[d]
+
+
+def _kept_for(member: _Member, d: int, rate: float) -> float:
+    return max(0.0, min(member.unmet[d], member.claim_s * rate))

@@ -49,7 +49,7 @@ class Leases:
         tally: Tally,
     ) -> None:
         self.hurry: Callable[[], None] = lambda: None
-        self.permits = LeasedPermits(endpoint.limits, clock, random.random, lambda: self.hurry())
+        self.permits = LeasedPermits(endpoint.limits, clock, random.random, self._come_early)
         self._endpoint = endpoint
         self._slots = max(1, slots)
         self._clock = clock
@@ -57,6 +57,9 @@ class Leases:
         self._tally = tally
         self._leased_until = 0.0
         self._own: Pool | None = None
+
+    def _come_early(self) -> None:
+        self.hurry()
 
     def take(self, grant: Grant) -> None:
         """Takes a grant of the driver. From any thread."""

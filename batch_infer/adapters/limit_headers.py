@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from batch_infer.contract.limits import Limits
 
@@ -39,7 +40,7 @@ def limits_in(headers: Mapping[str, str]) -> Limits | None:
     names = next((names for names in (_OPENAI, _ANTHROPIC) if any(limit in headers for _, limit, _ in names)), None)
     if names is None:
         return None
-    found = {}
+    found: dict[str, Any] = {}
     for field, limit_name, reset_name in names:
         limit = _positive(headers.get(limit_name))
         reset_s = _reset_s(headers.get(reset_name), headers.get("date"))

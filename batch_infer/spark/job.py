@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import DataType, StructType
 
+from batch_infer.adapters.driver import Call
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejected
 from batch_infer.contract.progress import Counters
@@ -75,7 +76,7 @@ class RunSummary:
     waiting_s: float = 0.0
     """Seconds that requests waited for a limit or a pause before they were sent, summed over requests."""
     bound_by: str | None = None
-    """What held the job back for most of its time: a limit, in words; `None`: no limit did."""
+    """The limit that held the job back, for a good part of its time, in words; `None`: none did."""
     unleased_tasks: int = 0
     """Tasks that could not hear from the driver for a while, and kept to a share of their own of the limits."""
     stopped_early: str | None = None
@@ -194,14 +195,12 @@ def run(
             if is_repeated:
                 written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
         prepared = read_parquet(spark, work.input)
-        call = find_call(plan.call.call_id)
-        assert call is not None
-        with Watch(call, plan.call.endpoint.name, early_stop, on_progress, started) as watch:
+        with Watch(_call_of(plan), plan.call.endpoint.name, early_stop, on_progress, started) as watch:
             fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
             with contextlib.closing(Ledger.open(where)) as opened:
                 opened.compact_index()
         failures = read_parquet(spark, work.failures, schema=FAILED_DDL)
-        rows = answered(prepared, failures, plan, unsent=call.halted)
+        rows = answered(prepared, failures, plan, unsent=watch.call.halted)
         if written is None:
             observation = Observation()
             rows = rows.observe(observation, *_measures())
@@ -213,15 +212,27 @@ def run(
         work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
     in_doubt = _in_doubt(where, plan.call.run)
-    summary = _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt)
-    totals = call.progress().totals()
+    return _with_limits(
+        _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt), watch
+    )
+
+
+def _call_of(plan: ColumnPlan) -> Call:
+    call = find_call(plan.call.call_id)
+    assert call is not None, "a call is kept while the driver plans with it"
+    return call
+
+
+def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
+    """The summary, with what the endpoint's limits and the job's own did."""
+    totals = watch.call.progress().totals()
     return replace(
         summary,
         throttled=totals.throttled,
         waiting_s=totals.waiting_s,
         bound_by=watch.bound_by,
         unleased_tasks=totals.unleased_tasks,
-        stopped_early=call.halted if "not_sent" in summary.errors else None,
+        stopped_early=watch.call.halted if "not_sent" in summary.errors else None,
     )
 
 

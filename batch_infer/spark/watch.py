@@ -13,6 +13,8 @@ from batch_infer.engine.early_stop import EarlyStop
 from batch_infer.engine.pool import PoolState
 
 WATCH_INTERVAL_S = 0.5
+BOUND_FROM = 0.25
+"""Of the time: a limit that binds more seldom is not worth a word. Tasks that begin or end wait for none."""
 
 OnProgress = Callable[[Counters, float, str | None], None]
 """Takes the totals so far, the seconds since the start, and in words what binds; twice a second, on one thread."""
@@ -32,7 +34,7 @@ class Watch:
     def __init__(
         self, call: Call, endpoint: str, early_stop: EarlyStop, on_progress: OnProgress | None, started: float
     ) -> None:
-        self._call = call
+        self.call = call
         self._endpoint = endpoint
         self._early_stop = early_stop
         self._on_progress = on_progress
@@ -52,20 +54,22 @@ class Watch:
 
     @property
     def bound_by(self) -> str | None:
-        """The limit that bound for most of the time, in words; `None`: none did."""
-        return self._words.get(self._bound.most_common(1)[0][0]) if self._bound else None
+        """The limit that bound most often, for a good part of the time, in words; `None`: none did."""
+        limits = [(count, kind) for kind, count in self._bound.items() if kind]
+        count, kind = max(limits, default=(0, ""))
+        return self._words[kind] if count > BOUND_FROM * self._bound.total() else None
 
     def _run(self) -> None:
         is_last = False
         while not is_last:
             is_last = self._over.wait(WATCH_INTERVAL_S)
-            totals = self._call.progress().totals()
+            totals = self.call.progress().totals()
             bound_by = None
             if not is_last and totals.requests:
-                bound_by = self._note(self._call.limits())
+                bound_by = self._note(self.call.limits())
             reason = self._early_stop.reason(totals)
-            if reason is not None and self._call.halted is None:
-                self._call.halt(f"not sent: the run was stopped early, {reason}. Run it again to send this request.")
+            if reason is not None and self.call.halted is None:
+                self.call.halt(f"not sent: the run was stopped early, {reason}. Run it again to send this request.")
             if self._on_progress is not None:
                 seconds = time.monotonic() - self._started
                 self._on_progress(totals, seconds, bound_by)

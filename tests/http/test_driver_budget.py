@@ -61,9 +61,12 @@ class Member:
         self.client, self.call, self.task = client, call, TaskId(1, partition, partition)
         self.spent = 0.0
         self.granted = 0.0
+        self.number = 0
 
     def report(self, waiting=100, **options):
+        self.number += 1
         standing = Standing(
+            number=self.number,
             spent=Amount(self.spent),
             waiting=Amount(waiting),
             wanted=Amount(waiting),

@@ -222,7 +222,7 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
         fresh=plan.fresh,
         retry_failed=plan.retry_failed,
         result_type=type_digest(plan.result_type),
-        twins=writer.twins(f"{task.stage}-{task.partition}"),
+        twins=writer.twins(f"{task.stage}-{task.partition}", ledger.reads),
     )
 
 

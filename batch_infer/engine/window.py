@@ -306,7 +306,6 @@ class Run:
 
     async def _perform(self, rows: list[_Row]) -> None:
         """Sends rows as one request until each has its outcome."""
-        tally = self._tally
         requests = [row.request for row in rows]
         state = RetryState(self._clock.now())
         prompt_tokens = sum(request.prompt_tokens for request in requests)
@@ -321,54 +320,67 @@ class Run:
             if permit is None:
                 self._leave_unsent(rows, state, failed, latency_s)
                 return
-            tally.waiting_s += wait_s + permit.waited_s
-            tally.in_flight += 1
+            self._tally.waiting_s += wait_s + permit.waited_s
             sent_at = self._clock.now()
-            failed = None
-            try:
-                self._store.intend(requests)
-                state.attempts += 1
-                tally.requests += 1
-                tally.attempts_repeated += state.attempts > 1
-                results = await self._send(requests)
-            except EndpointError as error:
-                failed = error
-            except BaseException:
-                self._permits.settle(permit, Ending.CANCELLED)
-                raise
-            finally:
-                tally.in_flight -= 1
+            failed, results = await self._attempt(requests, state, permit)
             latency_s = self._clock.now() - sent_at
+            self._end(permit, failed, results, latency_s)
             if failed is None:
                 self._answered_once = True
-                self._permits.settle(
-                    permit, Ending.ACCEPTED, used=self._used(results), latency_s=latency_s, seen=self._seen()
-                )
                 again = repairing(self._policy, state, requests[0], results[0]) if len(rows) == 1 else None
-                if again is not None:
-                    failed, wait_s = cast("EndpointError", results[0]), 0.0
-                    rows[0].bill(failed.usage)
-                    failed.usage = None  # it is billed, also if the run is halted before the row is asked again
-                    prompt_tokens += again.prompt_tokens - requests[0].prompt_tokens
-                    requests = [again]
-                    continue
-                for row, result in zip(rows, results, strict=True):
-                    row.attempts += state.attempts
-                    self._finish(row, result, round(latency_s * 1000))
-                return
-            self._permits.settle(
-                permit,
-                _ending(failed),
-                used=None if isinstance(failed, Ambiguous) else Amount(1),
-                latency_s=latency_s,
-                retry_after_s=failed.retry_after_s if isinstance(failed, Throttled) else None,
-                seen=self._seen(),
-            )
+                if again is None:
+                    for row, result in zip(rows, results, strict=True):
+                        row.attempts += state.attempts
+                        self._finish(row, result, round(latency_s * 1000))
+                    return
+                failed, wait_s = cast("EndpointError", results[0]), 0.0
+                rows[0].bill(failed.usage)
+                failed.usage = None  # it is billed, also if the run is halted before the row is asked again
+                prompt_tokens += again.prompt_tokens - requests[0].prompt_tokens
+                requests = [again]
+                continue
             pause_s = self._after_failure(rows, state, failed)
             if pause_s is None:
                 await self._give_up(rows, state, failed, round(latency_s * 1000))
                 return
             wait_s = pause_s
+
+    async def _attempt(
+        self, requests: list[Request], state: RetryState, permit: Permit
+    ) -> tuple[EndpointError | None, Sequence[Reply | EndpointError]]:
+        """Sends once: what failed for all of the rows, or what each of them has."""
+        tally = self._tally
+        tally.in_flight += 1
+        try:
+            self._store.intend(requests)
+            state.attempts += 1
+            tally.requests += 1
+            tally.attempts_repeated += state.attempts > 1
+            return None, await self._send(requests)
+        except EndpointError as error:
+            return error, ()
+        except BaseException:
+            self._permits.settle(permit, Ending.CANCELLED)
+            raise
+        finally:
+            tally.in_flight -= 1
+
+    def _end(
+        self, permit: Permit, failed: EndpointError | None, results: Sequence[Reply | EndpointError], latency_s: float
+    ) -> None:
+        """Tells the permits what became of a request that was sent."""
+        if failed is None:
+            ending, used = Ending.ACCEPTED, self._used(results)
+        else:
+            ending, used = _ending(failed), None if isinstance(failed, Ambiguous) else Amount(1)
+        self._permits.settle(
+            permit,
+            ending,
+            used=used,
+            latency_s=latency_s,
+            retry_after_s=failed.retry_after_s if isinstance(failed, Throttled) else None,
+            seen=self._seen(),
+        )
 
     async def _acquire(self, need: Amount, pause_s: float) -> Permit | None:
         """A permit, after a pause; `None` when nothing further is to be sent."""

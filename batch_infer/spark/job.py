@@ -12,7 +12,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.types import DataType, StructType
+from pyspark.sql.types import DataType
 
 from batch_infer.adapters.driver import Call
 from batch_infer.adapters.ledger import Ledger
@@ -22,15 +22,15 @@ from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
 from batch_infer.contract.table import quoted
 from batch_infer.contract.template import Field, Text, check_columns, parse_template
 from batch_infer.engine.early_stop import DEFAULT_STOP_AFTER_FAILURES, EarlyStop
-from batch_infer.spark.ownership import Claim
-from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
+from batch_infer.spark.beginning import begun, same_as_broken_off
+from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, prepare
 from batch_infer.spark.planning import as_sent, check_ledger, check_request_type, check_secret, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
-from batch_infer.spark.tables import Written, check_merge_key, check_target, write_table
+from batch_infer.spark.tables import check_target, write_table
 from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.udf import ColumnPlan
 from batch_infer.spark.watch import OnProgress, Watch
-from batch_infer.spark.work_folder import ADDING, WorkFolder
+from batch_infer.spark.work_folder import WorkFolder
 
 AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 """A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
@@ -147,7 +147,7 @@ def run(
 
     Raises:
         ConfigError: an argument is wrong, or a column is missing; before anything is paid.
-        SinkError: the output or the ledger cannot be written.
+        SinkError: the output or the ledger cannot be written, or another run is writing to the output now.
         JobRejected: no row can succeed, or (with `fail_on_error`) a row failed; says why. What was answered is kept.
         JobInterrupted: Ctrl-C; the job's Spark jobs are cancelled, and what was answered is kept.
     """
@@ -181,9 +181,9 @@ def run(
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
     table: dict[str, Any] = {"format": format, "mode": mode, "merge_key": merge_key}
     started = time.monotonic()
-    beginning = _begun(df, output, WorkFolder.of(spark, output, plan, asked), empty.schema, table)
-    with beginning as begun, _cancelled_on_interrupt(spark, plan, where, mode):
-        claim, work, is_continued, written = begun
+    beginning = begun(df, output, WorkFolder.of(spark, output, plan, asked), empty.schema, table)
+    with beginning as found, _cancelled_on_interrupt(spark, plan, where, mode):
+        claim, work, is_continued, written = found
         check_ledger(plan)
         # With this name, a run that continues another one knows what that one asked afresh, or again.
         plan = replace(plan, call=replace(plan.call, run=work.run))
@@ -191,7 +191,7 @@ def run(
             number = column_named(df, sample).cast("bigint") if sample is not None else None
             images = column_named(df, files) if files is not None else None
             prepare(df, plan, asked, images, number).write.parquet(work.input)
-            work, is_repeated = _same_as_broken_off(spark, work)
+            work, is_repeated = same_as_broken_off(spark, work)
             if is_repeated:
                 written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
         prepared = read_parquet(spark, work.input)
@@ -234,47 +234,6 @@ def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
         unleased_tasks=totals.unleased_tasks,
         stopped_early=watch.call.halted if "not_sent" in summary.errors else None,
     )
-
-
-@contextlib.contextmanager
-def _begun(
-    df: DataFrame, output: str, work: WorkFolder, schema: StructType, table: dict[str, Any]
-) -> Iterator[tuple[Claim, WorkFolder, bool, Written | None]]:
-    """Claims the table for the block, and says whether it can be written. Puts the run's mode into `table`.
-
-    Gives the claim; the folder of this run, or of the one that it continues; whether it continues one; and what that
-    one has written, if it had come so far.
-    """
-    spark, mode = df.sparkSession, table["mode"]
-    may_share = table["format"] == "delta" and mode in ADDING  # Delta settles which of two commits is first
-    claim = Claim.take(Files(spark, output), work.job, alone=not may_share)
-    try:
-        continued = work.unfinished() if mode == "resume" else None
-        if continued is not None:
-            work = continued
-            _check_same_columns(read_parquet(spark, work.input), df)
-        else:
-            work.begin("overwrite" if mode == "resume" else mode)
-        table["mode"] = work.mode
-        transaction = work.transaction if continued is not None else None
-        written = check_target(spark, output, schema=schema, transaction=transaction, **table)
-        if work.mode == "merge" and continued is None:
-            check_merge_key(df, table["merge_key"])
-        yield claim, work, continued is not None, written
-    finally:
-        claim.release()
-
-
-def _same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolder, bool]:
-    """The folder to go on with: that of an append or merge of the very same rows which was broken off, if there is one.
-
-    That run may have committed them already, and its transaction says so.
-    """
-    earlier = work.unfinished(work.mode) if work.mode in ADDING else None
-    if earlier is None or not is_same_input(spark, work.input, earlier.input):
-        return work, False
-    work.finish()
-    return earlier, True
 
 
 @contextlib.contextmanager
@@ -323,15 +282,6 @@ def _in_doubt(ledger: str, run: str) -> int | None:
             return None
         audit = opened.audit(run=run)
         return audit.in_doubt + audit.asked_again
-
-
-def _check_same_columns(kept: DataFrame, given: DataFrame) -> None:
-    missing = [name for name in given.columns if name not in kept.columns]
-    if missing:
-        raise ConfigError(
-            f"run: the broken-off run read its input without the column {missing[0]!r}, and mode 'resume' continues on "
-            "that input. Give the same columns, or start anew with another mode (what was answered is in the ledger)."
-        )
 
 
 def _ledger_beside(spark: SparkSession, output: str) -> str:

@@ -71,7 +71,6 @@ def test_ctrl_c_keeps_what_is_paid_says_how_to_go_on_and_the_next_run_pays_for_t
     text = said(out)
     assert f"Interrupted. Every reply that arrived is kept in the ledger at {tmp_path / 'out'}.ledger" in text
     assert "Run the same command again, or with mode='resume', to continue" in text
-    assert "Traceback" not in text, text[-3000:]
     in_flight = endpoint.wait_until("in_flight", at_most=0, timeout_s=30)["abandoned"]
     audit = Ledger.open(tmp_path / "out.ledger").audit()
     assert (audit.answered, audit.billed_again) == (ANSWERED, 0)

@@ -131,9 +131,8 @@ def test_order_by_the_result_asks_twice_without_a_ledger_and_once_with_one_becau
         "SELECT ai_query('echo', body) r, count(*) n FROM rows GROUP BY 1 HAVING ai_query('echo', body) > ''",
     ],
 )
+@pytest.mark.parametrize("ledger", ["with a ledger"], indirect=True)
 def test_with_a_ledger_a_call_can_be_grouped_by_and_is_one_call_a_row(spark, asked, ledger, query):
-    if not ledger:
-        pytest.skip("without a ledger the function is nondeterministic, and Spark refuses to group by it")
     spark.range(0, 2 * ROWS, 1, 2).selectExpr("concat('p ', id DIV 2) body").createOrReplaceTempView("rows")
     counted = spark.sql(query).collect()
     assert sorted((row.r, row.n) for row in counted) == sorted((chat_text(f"p {i}"), 2) for i in range(ROWS))

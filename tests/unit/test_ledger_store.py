@@ -343,7 +343,7 @@ def test_an_embedding_is_served_as_it_was_recorded(root):
 def test_another_attempt_of_the_same_task_is_seen_while_it_still_writes(tmp_path):
     root = tmp_path / "ledger"
     first, second, other = (LedgerWriter(root, name) for name in ("1-2-3", "1-2-30", "1-20-3"))
-    twins = second.twins("1-2")
+    twins = second.twins("1-2", lambda log: False)
     for writer, key in ((first, "a" * 32), (other, "c" * 32)):
         outcome = Outcome(reply=Reply(text=key[0]), usage=Usage(1, 1, 2), attempts=1)
         writer.record(record_of(key, "hello", outcome, at_us=writer.now_us()))
@@ -356,3 +356,32 @@ def test_another_attempt_of_the_same_task_is_seen_while_it_still_writes(tmp_path
     twins.close()
     for writer in (first, second, other):
         writer.close()
+
+
+def test_a_speculative_attempt_asks_only_what_the_other_one_has_not_answered(root):
+    ledger, writer = Ledger.open(root), LedgerWriter(root, "7-0-1")
+    slow = LedgerStore(ledger, writer, twins=writer.twins("7-0", ledger.reads))
+    slow.record(request(1), answer("by the slow one"))
+    writer = LedgerWriter(root, "7-0-9")
+    copy = LedgerStore(ledger, writer, twins=writer.twins("7-0", ledger.reads))
+    assert texts(copy.find([key_of(1), key_of(2)])) == {key_of(1): "by the slow one"}
+    copy.record(request(2), answer("by the copy"))
+    assert texts(slow.find([key_of(2)])) == {key_of(2): "by the copy"}
+    slow.close()
+    copy.close()
+
+
+def test_logs_of_earlier_runs_that_the_reader_knows_are_not_read_once_more(root, monkeypatch):
+    fill(root, range(3), name="7-0-1")
+    ledger, writer = Ledger.open(root), LedgerWriter(root, "7-0-2")
+    twins = writer.twins("7-0", ledger.reads)
+    fill(root, range(3, 5), name="7-0-3")  # begun and closed since the reader looked
+    opened = []
+    monkeypatch.setattr(twins, "_take_in", lambda log, handle, size: opened.append(size))
+    twins.find([key_of(1)])
+    assert len(opened) == 1
+    monkeypatch.undo()
+    twins._ends = [0]
+    assert texts(twins.find([key_of(i) for i in range(5)])) == {key_of(3): "answer 3", key_of(4): "answer 4"}
+    twins.close()
+    writer.close()

@@ -60,6 +60,8 @@ def test_options_become_the_arguments_of_run():
     options = run_options(parse_job([*ARGUMENTS, "--model-parameters", '{"max_tokens": 5}', "--no-details"]))
     assert options["model_parameters"] == {"max_tokens": 5}
     assert (options["details"], options["mode"], options["ledger"], options["progress"]) == (False, "error", None, True)
+    assert (options["retry_failed"], options["fresh"]) == (False, False)
+    assert run_options(parse_job([*ARGUMENTS, "--retry-failed"]))["retry_failed"]
 
 
 @pytest.mark.parametrize("text", ["{max_tokens: 5}", "[1]", "5"])

@@ -123,6 +123,11 @@ class Ledger:
                 indexing.compact_index(self._files, wait=False)
                 self._load(current_logs(self._files)[0])
 
+    def reads(self, log: str) -> bool:
+        """Whether `find` looks into this log: it was complete at the last `refresh`."""
+        with self._lock:
+            return log in self._covered or log in self._loaded
+
     def find(self, keys: Sequence[str], *, failures: bool = False) -> dict[str, Outcome]:
         """The answers to these keys, as far as there are any.
 

@@ -129,9 +129,12 @@ class LedgerWriter:
                 found[key] = outcome[1]
         return found
 
-    def twins(self, name: str) -> TwinLogs | None:
-        """The logs of other writers whose names begin with `<name>-`, or are it; `None` on stores without append."""
-        return TwinLogs(self._files, name, self._log.name) if isinstance(self._log, GrowingLog) else None
+    def twins(self, name: str, is_read: Callable[[str], bool]) -> TwinLogs | None:
+        """The logs of other writers whose names begin with `<name>-`, or are it; `None` on stores without append.
+
+        `is_read`: see `TwinLogs`.
+        """
+        return TwinLogs(self._files, name, self._log.name, is_read) if isinstance(self._log, GrowingLog) else None
 
     def now_us(self) -> int:
         """The time to record, in microseconds since 1970."""

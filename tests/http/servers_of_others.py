@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -11,16 +12,19 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import contextmanager
 
+from batch_infer.adapters.leases import Leases
 from batch_infer.adapters.process import Feed
 from batch_infer.adapters.sender import Sender
 from batch_infer.adapters.wire.choose import check_wire, open_wire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.parameters import check_parameters
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.engine.clock import SystemClock
-from batch_infer.engine.permits import LocalShare
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
+from batch_infer.engine.tally import Tally
 from batch_infer.engine.window import Batch, Bounds, Run
 
 START_TIMEOUT_S = 60.0
@@ -71,7 +75,7 @@ def run(process, requests: Sequence, *, parameters=None, response_format=None, f
     wire = open_wire(
         endpoint, base_url=endpoint.base_url, parameters=checked, response_format=response_format, api_key=KEY
     )
-    sender = Sender(endpoint, wire, process.transport(endpoint), "string")
+    sender = Sender(endpoint, wire, process.transport(endpoint), ReplyReader("string"))
     clock = SystemClock()
     batch = Batch(
         [
@@ -86,17 +90,23 @@ def run(process, requests: Sequence, *, parameters=None, response_format=None, f
     )
 
     async def all_of(feed):
+        leases = Leases(endpoint, 1, clock, process.loop, Tally())  # no driver: it grants itself all there is
+        keeping = asyncio.ensure_future(leases.keep())
         engine = Run(
             feed,
             sender,
-            LocalShare(endpoint, 1, clock, lambda: 0.5),
+            leases.permits,
             NoStore(),
             clock,
             policy=RetryPolicy.of(endpoint),
             bounds=Bounds(rows_per_request=endpoint.inputs_per_request if endpoint.task == "embeddings" else 1),
+            seen=lambda: sender.seen,
             random=lambda: 0.5,
         )
-        return [outcome async for finished in engine.results() for outcome in finished.outcomes]
+        try:
+            return [outcome async for finished in engine.results() for outcome in finished.outcomes]
+        finally:
+            keeping.cancel()
 
     feed = Feed(process.loop, iter([batch]))
     feed.start()

@@ -48,6 +48,8 @@ class Owner(msgspec.Struct, frozen=True):
     machine: str
     """Tells apart what `host` may not: reboots, and containers that share a name. A process id is one of these."""
     pid: int
+    born: str
+    """When the process started (`_born`): a later one may have its number."""
     since: float
     """Seconds since 1970, by the owner's clock; for people."""
 
@@ -61,10 +63,11 @@ class _Other(NamedTuple):
 class Claim:
     """A table, claimed for one run, until `release`. Runs on the driver."""
 
-    def __init__(self, files: Files, owner: Owner, path: str) -> None:
+    def __init__(self, files: Files, owner: Owner, path: str, beat_s: float) -> None:
         self._files = files
         self._owner = owner
         self._path = path
+        self._beat_s = beat_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="batch_infer-owner", daemon=True)
 
@@ -84,11 +87,11 @@ class Claim:
         """
         names = Siblings.of(files.root, "")
         files.make_folder(names.folder)
-        for left in reversed(range(_TRIES)):
-            owner = Owner(uuid.uuid4().hex[:16], job, alone, socket.gethostname(), _machine(), os.getpid(), time.time())
-            claim = cls(files, owner, f"{names.folder}/{names.prefix}{owner.id}{ENDING}")
-            claim._beat_s = beat_s
-            _held.add(owner.id)
+        tries = 0
+        while True:
+            tries += 1
+            claim = cls(files, *_claim(names, job, alone=alone), beat_s)
+            _held.add(claim._owner.id)
             try:
                 claim._write()
                 other = claim._conflict(names, expiry_s)
@@ -99,12 +102,9 @@ class Claim:
                 claim._thread.start()
                 return claim
             claim.release()
-            if other.age_s > _YOUNG_S or not left:
+            if other.age_s > _YOUNG_S or tries == _TRIES:
                 raise SinkError(_refusal(files.root, other, expiry_s))
             time.sleep(random.uniform(0.1, 0.6))  # noqa: S311 - both have just begun: one of them will be first
-        raise AssertionError
-
-    _beat_s = BEAT_S
 
     def check(self) -> None:
         """Raises `SinkError` when the claim is gone: this run was taken for dead, and another one may be writing."""
@@ -159,6 +159,22 @@ class Claim:
         return None
 
 
+def _claim(names: Siblings, job: str, *, alone: bool) -> tuple[Owner, str]:
+    """Who this process is, and the path of a claim of its own."""
+    pid = os.getpid()
+    owner = Owner(
+        id=uuid.uuid4().hex[:16],
+        job=job,
+        alone=alone,
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=pid,
+        born=_born(pid),
+        since=time.time(),
+    )
+    return owner, f"{names.folder}/{names.prefix}{owner.id}{ENDING}"
+
+
 def _refusal(table: str, other: _Other, expiry_s: float) -> str:
     who, owner = "another run", other.owner
     if owner is not None:
@@ -176,13 +192,19 @@ def _is_dead(owner: Owner) -> bool:
         return False
     if owner.pid == os.getpid():
         return owner.id not in _held
+    return _born(owner.pid) != owner.born
+
+
+def _born(pid: int) -> str:
+    """When a process started, in the kernel's ticks; `-` when it has ended; `?` where that cannot be told."""
     try:
-        os.kill(owner.pid, 0)
+        os.kill(pid, 0)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+        return "-"
+    except OSError:  # another user's, or a system without /proc
+        return "?"
+    return "-" if fields[0] in "ZX" else fields[19]  # ended, and nobody has asked how yet
 
 
 def _machine() -> str:

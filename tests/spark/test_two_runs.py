@@ -27,7 +27,10 @@ def claims(tmp_path):
 
 def leave_claim(tmp_path, name="out", **changes):
     """The claim of another run, last refreshed now."""
-    owner = Owner("0" * 16, "job", True, socket.gethostname(), ownership._machine(), os.getpid(), time.time() - 60)
+    pid = changes.get("pid", os.getpid())
+    owner = Owner(
+        "0" * 16, "job", True, socket.gethostname(), ownership._machine(), pid, ownership._born(pid), time.time() - 60
+    )
     path = tmp_path / f".{name}.batch_infer-{'0' * 16}.owner"
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(owner, **changes)))
     return path
@@ -115,6 +118,22 @@ def test_a_dead_process_of_this_machine_is_in_nobodys_way_at_once(take, tmp_path
         take()
     process.communicate(b"\n", timeout=20)
     take()
+
+
+def test_a_dead_process_that_nobody_has_waited_for_is_in_nobodys_way_either(take, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    leave_claim(tmp_path, pid=process.pid)
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    take()
+    process.wait(20)
+
+
+def test_another_process_that_has_the_dead_ones_number_is_not_taken_for_it(take, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    leave_claim(tmp_path, pid=process.pid, born="1")
+    take()
+    process.communicate(b"\n", timeout=20)
 
 
 def test_the_same_process_number_in_another_container_may_be_alive(take, tmp_path):

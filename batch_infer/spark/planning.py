@@ -246,9 +246,11 @@ def _parse_type(spark: SparkSession, ddl: str, argument: str) -> DataType:
         text = parser.parseDataType(ddl).json()
     except Exception as error:  # noqa: BLE001 - Py4J's, whose class depends on the Spark version
         reason = str(error).strip().split("\n", 1)[0][:200]
-        also = ', or JSON such as {"type":"json_object"}' if argument == "responseFormat" else ""
+        is_format = argument == "responseFormat"
+        also = ', or JSON such as {"type":"json_object"}' if is_format else ""
+        no_type = "neither JSON nor a type" if is_format else "not a type"
         raise ConfigError(
-            f"{argument}: {ddl!r} is not a type. Write one such as 'STRING', 'ARRAY<FLOAT>' or "
+            f"{argument}: {ddl!r} is {no_type}. Write one such as 'STRING', 'ARRAY<FLOAT>' or "
             f"'STRUCT<name: STRING, age: INT>'{also}. Spark says: {reason}"
         ) from None
     return _from_json(text)

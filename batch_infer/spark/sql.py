@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pyspark
 from py4j.protocol import Py4JJavaError
 from pyspark.java_gateway import ensure_callback_server_started
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
@@ -36,6 +37,7 @@ from batch_infer.spark.session import (
     settings_of,
 )
 from batch_infer.spark.udf import ColumnPlan, build_udf
+from batch_infer.spark.vectors import TOLERANCE, is_normalized
 
 logger = logging.getLogger("batch_infer")
 
@@ -67,6 +69,9 @@ LIMIT_RULES = (
 KEPT_UDFS = 100
 """Calls with different constants whose UDFs are kept for the next query."""
 
+HAS_COLUMN_NODES = not pyspark.__version__.startswith("3.")
+"""From Spark 4 on a Column is no longer a thin coat around an expression."""
+
 _builders: list[Any] = []
 """Py4J holds Python objects by weak reference from the JVM's side; the registry's must live on."""
 
@@ -88,14 +93,14 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
     Raises:
         ConfigError: the session has a built-in function of this name, which would win.
     """
-    name = f"{prefix}ai_query"
+    builders = {f"{prefix}ai_query": _Builder, f"{prefix}is_normalized": _IsNormalized}
     registry = spark._jsparkSession.sessionState().functionRegistry()  # noqa: SLF001 - see the module's docstring
-    jvm = spark._jvm  # noqa: SLF001
-    if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name}'").collect():
-        raise ConfigError(
-            f"this Spark has a function {name!r} of its own, which would be called (and may bill) instead of this one. "
-            "Register under another name: register(spark, prefix='bi_')."
-        )
+    for name in builders:
+        if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name}'").collect():
+            raise ConfigError(
+                f"this Spark has a function {name!r} of its own, which would be called (and may bill) instead of this "
+                "one. Register under another name: register(spark, prefix='bi_')."
+            )
     gateway = spark.sparkContext._gateway  # noqa: SLF001
     ensure_callback_server_started(gateway)
     # A Java exception raised in a callback arrives as itself, and not as a Python traceback inside a Py4JException.
@@ -103,9 +108,10 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
         parameters = getattr(gateway, name_of_parameters, None)
         if parameters is not None:
             parameters.propagate_java_exceptions = True
-    builder = _Builder(jvm, name)
-    _builders.append(builder)
-    registry.createOrReplaceTempFunction(name, builder, "python_udf")
+    for name, kind in builders.items():
+        builder = kind(spark._jvm, name)  # noqa: SLF001
+        _builders.append(builder)
+        registry.createOrReplaceTempFunction(name, builder, "python_udf")
     _apply_settings(spark, keep_limits=keep_limits)
     if ledger_path(spark, settings_of(spark)) is None:
         logger.warning(
@@ -113,7 +119,7 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
             "share.",
             LEDGER_SETTING,
         )
-    return [name]
+    return list(builders)
 
 
 def _apply_settings(spark: SparkSession, *, keep_limits: bool) -> None:
@@ -269,6 +275,28 @@ class _Builder:
 
     class Java:
         implements = ("scala.Function1",)
+
+
+class _IsNormalized(_Builder):
+    """`is_normalized(vector[, tol])`: the Column function's expression, over the arguments that SQL gives."""
+
+    def _build(self, arguments: Any) -> Any:
+        if arguments.size() not in (1, 2):
+            raise ConfigError(f"{self._name}: it takes a vector and, if wanted, a tolerance; got {arguments.size()}.")
+        vector, *rest = (arguments.apply(i) for i in range(arguments.size()))
+        kind = vector.dataType().simpleString()
+        if kind not in ("array<float>", "array<double>", "void"):
+            raise ConfigError(f"{self._name}: the vector is an ARRAY<FLOAT> or ARRAY<DOUBLE>; got {kind.upper()}.")
+        tol = self._constant("tol", rest[0]) if rest else TOLERANCE
+        if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol > 0:
+            raise ConfigError(f"{self._name}: the tolerance is a number above 0; got {tol!r}.")
+        sql = self._jvm.org.apache.spark.sql
+        if kind == "void":
+            return sql.catalyst.expressions.Literal(None, sql.types.DataType.fromDDL("BOOLEAN"))
+        if HAS_COLUMN_NODES:
+            checked = is_normalized(Column(sql.classic.ExpressionUtils.column(vector)), tol)
+            return active_session()._jsparkSession.expression(checked._jc)  # noqa: SLF001
+        return is_normalized(Column(sql.Column(vector)), tol)._jc.expr()  # noqa: SLF001
 
 
 def _expect(constants: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:

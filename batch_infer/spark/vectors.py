@@ -24,7 +24,12 @@ def is_normalized(column: Column | str, tol: float = TOLERANCE) -> Column:
     if not tol > 0:
         raise ValueError(f"tol is a number above 0; got {tol!r}.")
     vector = F.col(column) if isinstance(column, str) else column
-    squares = F.aggregate(vector, F.lit(0.0), lambda total, x: total + x.cast("double") * x.cast("double"))
-    length = F.sqrt(squares)
-    is_one = (length > 0) & (F.abs(length - 1) < F.lit(float(tol)))
-    return F.when(vector.isNotNull(), F.coalesce(is_one, F.lit(False)))
+
+    def add(total: Column, x: Column) -> Column:
+        return total + x.cast("double") * x.cast("double")
+
+    def is_one(total: Column) -> Column:
+        return F.coalesce((total > 0) & (F.abs(F.sqrt(total) - 1) < F.lit(float(tol))), F.lit(False))
+
+    # The vector stands in it once: where that is a call, Spark would make it again for each time it is named.
+    return F.aggregate(vector, F.lit(0.0), add, is_one)

@@ -210,7 +210,7 @@ def test_usage_sums_to_what_the_endpoint_billed(spark, endpoint, prompts):
 
 def test_another_session_needs_its_own_registration(spark, endpoint):
     other = spark.newSession()
-    assert bi.register(other, prefix="my_") == ["my_ai_query"]
+    assert bi.register(other, prefix="my_") == ["my_ai_query", "my_is_normalized"]
     assert other.sql("SELECT my_ai_query('echo', 'x') r").first().r == "echo: x"
     # Spark's Python side counts the newest session as the active one.
     type(spark)._activeSession = spark

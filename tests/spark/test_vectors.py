@@ -50,3 +50,27 @@ def test_no_python_runs_in_it(spark, endpoint):
     checked = vectors.select(bi.is_normalized("v").alias("r"))
     assert checked.first().r is True
     assert "Python" not in checked._jdf.queryExecution().executedPlan().toString()
+
+
+def test_in_sql(spark, endpoint, no_ledger):
+    calls = "is_normalized(ai_query('vectors', 'x')) a, is_normalized(array(1.25D), 0.25) b, is_normalized(NULL) c"
+    assert tuple(spark.sql(f"SELECT {calls}").first()) == (True, False, None)
+    assert endpoint.stats()["requests"] == 1
+    spark.sql("SELECT id, array(id * 0.5D, 0D) v FROM range(4)").createOrReplaceTempView("some_vectors")
+    kept = spark.sql("SELECT id FROM some_vectors WHERE is_normalized(v) OR is_normalized(v, 0.6)").collect()
+    assert [row.id for row in kept] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("is_normalized(array('a'))", "the vector is an ARRAY<FLOAT> or ARRAY<DOUBLE>; got ARRAY<STRING>"),
+        ("is_normalized(array(1D), -1)", "a number above 0; got -1"),
+        ("is_normalized(array(1D), id)", "'tol' must be a constant"),
+        ("is_normalized()", "takes a vector"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_sql(spark, call, words):
+    with pytest.raises(Exception) as refused:
+        spark.sql(f"SELECT {call} FROM range(1)")
+    assert words in str(refused.value)

@@ -206,6 +206,21 @@ def test_a_token_of_databricks_sdk_comes_from_the_driver_and_again_after_a_401(t
     assert next(tokens, None) is None
 
 
+def test_databricks_sdk_itself_authenticates_where_it_finds_credentials(
+    endpoint_factory, process, monkeypatch, tmp_path
+):
+    endpoint = endpoint_factory(api_key=KEY)  # its own: the SDK keeps its connections open
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("DATABRICKS_HOST", endpoint.base_url.removesuffix("/v1"))
+    fields = {"provider": "databricks", "api_key": "databricks-sdk:default"}
+    (error,) = ask(process, endpoint, **fields)
+    assert (type(error), error.kind) == (JobRejected, "authentication")
+    assert "'databricks-sdk:default' leads to nothing" in error.message
+    monkeypatch.setenv("DATABRICKS_TOKEN", KEY)
+    assert ask(process, endpoint, **fields)[0].text == "echo: hello"
+
+
 def test_a_secret_that_was_replaced_gets_a_token_of_its_own(tell, process, monkeypatch):
     endpoint = tell(oauth_client=CLIENT)
     assert ask(process, endpoint, **OAUTH)[0].text == "echo: hello"

@@ -16,6 +16,8 @@ from batch_infer.contract.secret import SecretReference
 
 MAX_FILE_BYTES = 64 * 1024
 """A file that holds more is not a key; the bound keeps `file:/dev/zero` from filling the memory."""
+SDK_TIMEOUT_S = 20
+"""databricks-sdk asks the workspace before it authenticates, and would try for five minutes."""
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +142,8 @@ def databricks_config(profile: str = "default") -> Any | None:
     """databricks-sdk's configuration (host and authentication), or `None` where it is not installed or finds none."""
     try:
         sdk = importlib.import_module("databricks.sdk.config")
-        return sdk.Config() if profile == "default" else sdk.Config(profile=profile)
+        bounds = {"http_timeout_seconds": SDK_TIMEOUT_S, "retry_timeout_seconds": SDK_TIMEOUT_S}
+        return sdk.Config(**bounds) if profile == "default" else sdk.Config(profile=profile, **bounds)
     except Exception as error:  # noqa: BLE001 - any failure means "not here"; its text may quote a header
         _log.debug("databricks-sdk has no configuration here: %s.", type(error).__name__)
         return None

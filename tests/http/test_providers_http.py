@@ -41,11 +41,24 @@ def row(content="hello", key="k"):
     return Request(key=key, content=content, prompt_tokens=1)
 
 
-def ask(process, endpoint, *requests, parameters=None, result_type="string", **fields):
+class Driver:
+    """The driver's service as a worker sees it: it resolves references, of the one call that it knows."""
+
+    def __init__(self, **values):
+        self.values = values
+        self.asked = []
+
+    def secret(self, call, reference):
+        assert call == "call"
+        self.asked.append(str(reference))
+        return self.values.get(str(reference))
+
+
+def ask(process, endpoint, *requests, parameters=None, result_type="string", driver=None, **fields):
     """One attempt with credentials as a worker opens them; the raised error stands for all rows."""
     given = {"model": "m", "base_url": endpoint.base_url.removesuffix("/v1"), "api_key": "env:THE_KEY", **fields}
     made = build_endpoint("mine", {name: value for name, value in given.items() if value is not None})
-    credentials = open_credentials("call", made, process, None)
+    credentials = open_credentials("call", made, process, driver)
     wire = open_wire(
         made,
         base_url=made.base_url,
@@ -170,6 +183,50 @@ def test_a_wrong_secret_stops_the_job_and_is_not_shown(tell, process):
     assert error.kind == "authentication"
     assert "client_id and client_secret" in error.message
     assert "a secret" not in str(error)
+
+
+def test_the_driver_hands_over_what_the_worker_cannot_resolve(tell, process, monkeypatch):
+    monkeypatch.delenv("CLIENT_ID")
+    monkeypatch.delenv("CLIENT_SECRET")
+    client_id, _, client_secret = CLIENT.partition(":")
+    driver = Driver(**{"env:CLIENT_ID": client_id, "env:CLIENT_SECRET": client_secret})
+    endpoint = tell(oauth_client=CLIENT)
+    assert ask(process, endpoint, driver=driver, **OAUTH)[0].text == "echo: hello"
+    assert driver.asked == ["env:CLIENT_ID", "env:CLIENT_SECRET"]
+
+
+def test_a_token_of_databricks_sdk_comes_from_the_driver_and_again_after_a_401(tell, process, monkeypatch):
+    monkeypatch.setattr("batch_infer.adapters.secrets.databricks_config", lambda _profile: None)
+    endpoint = tell(api_key="second")
+    driver = Driver()
+    tokens = iter(["first", "second"])
+    driver.secret = lambda _call, reference: next(tokens)
+    fields = {"provider": "databricks", "api_key": "databricks-sdk:default"}
+    assert ask(process, endpoint, driver=driver, **fields)[0].text == "echo: hello"
+    assert endpoint.stats()["status_counts"] == {"200": 1, "401": 1}
+    assert next(tokens, None) is None
+
+
+def test_databricks_sdk_itself_authenticates_where_it_finds_credentials(
+    endpoint_factory, process, monkeypatch, tmp_path
+):
+    endpoint = endpoint_factory(api_key=KEY)  # its own: the SDK keeps its connections open
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("DATABRICKS_HOST", endpoint.base_url.removesuffix("/v1"))
+    fields = {"provider": "databricks", "api_key": "databricks-sdk:default"}
+    (error,) = ask(process, endpoint, **fields)
+    assert (type(error), error.kind) == (JobRejected, "authentication")
+    assert "'databricks-sdk:default' leads to nothing" in error.message
+    monkeypatch.setenv("DATABRICKS_TOKEN", KEY)
+    assert ask(process, endpoint, **fields)[0].text == "echo: hello"
+
+
+def test_a_secret_that_was_replaced_gets_a_token_of_its_own(tell, process, monkeypatch):
+    endpoint = tell(oauth_client=CLIENT)
+    assert ask(process, endpoint, **OAUTH)[0].text == "echo: hello"
+    monkeypatch.setenv("CLIENT_SECRET", "another")
+    assert ask(process, endpoint, **OAUTH)[0].kind == "authentication"
 
 
 def test_a_secret_that_leads_to_nothing_stops_the_job(tell, process, monkeypatch):

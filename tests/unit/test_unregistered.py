@@ -75,7 +75,7 @@ def test_databricks_with_a_service_principal(monkeypatch):
 def test_databricks_through_the_sdk(monkeypatch):
     """Neither token nor service principal: databricks-sdk knows the host and how to authenticate."""
     config = types.ModuleType("databricks.sdk.config")
-    config.Config = lambda: types.SimpleNamespace(host=HOST)
+    config.Config = lambda **bounds: types.SimpleNamespace(host=HOST)
     monkeypatch.setitem(sys.modules, "databricks.sdk.config", config)
     monkeypatch.setattr(module, "_has_databricks_sdk", lambda: True)
     found = find_endpoint("databricks/e", {})

@@ -366,7 +366,8 @@ class Pool:
             free[d] = max(0.0, bucket.level - max(0.0, others))
             if asked[d] > 0 and free[d] < part * asked[d]:
                 part = free[d] / asked[d]
-                self._binding, self._binding_at = d, member.heard_at
+                if member.standing.in_flight < member.told:  # else it waits for a slot, and only looks ahead
+                    self._binding, self._binding_at = d, member.heard_at
         given = [part * ask for ask in asked]
         if all(given[d] >= lacks[d] - TOLERANCE for d in buckets):
             return given, False

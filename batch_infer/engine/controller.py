@@ -218,6 +218,11 @@ class Controller:
         if now - self._bound_at > UNBOUND_S and not self._trials.is_settling(now):
             self.window = self._trials.break_off(now, self.window)
             return
+        paced = self._window_for(self.rate) if self.rate is not None else None
+        if binds and paced is not None and self.window < min(paced, self._most):
+            # Throttles tell what this endpoint can take: the window is not to bind before the rate does.
+            self._trials.break_off(now, self.window)
+            self.window = min(paced, self._most)
         self.window = self._trials.step(
             now,
             self.window,
@@ -260,9 +265,15 @@ class Controller:
         return self._round_replies / max(ROUND_S / 2, now - self._round_from)
 
     def _end_start(self, now: float) -> None:
-        rate = max(self._best_rate, self._admitted_per_s(now, RATE_AT_LEAST_OVER_S))
-        unqueued_s = self._latencies.unqueued_s
-        if unqueued_s is not None and rate > 0:
-            self.window = max(1.0, min(self.window, rate * max(HEADROOM * unqueued_s, unqueued_s + QUEUE_S)))
+        window = self._window_for(max(self._best_rate, self._admitted_per_s(now, RATE_AT_LEAST_OVER_S)))
+        if window is not None:
+            self.window = min(self.window, window)
         self._starting = False
         self._trials = Trials(now)
+
+    def _window_for(self, rate: float) -> float | None:
+        """What keeps an endpoint busy that answers so many requests per second."""
+        unqueued_s = self._latencies.unqueued_s
+        if unqueued_s is None or rate <= 0:
+            return None
+        return max(1.0, rate * max(HEADROOM * unqueued_s, unqueued_s + QUEUE_S))

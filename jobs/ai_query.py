@@ -17,7 +17,7 @@ STOPPED_EARLY = 3
 
 
 def main() -> int:
-    """Runs the job; the exit status is 0 when the table was written, 2 for a wrong argument, 1 for a failure."""
+    """Runs the job; the exit status: 0 the table was written, 1 a failure, 2 a wrong argument, 3 it was stopped early."""
     options = parse_job()
     spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")

@@ -13,11 +13,11 @@ from batch_infer.surface.progress import summary_lines
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 STOPPED_EARLY = 3
-"""The exit status when the table was written, and some rows were never sent."""
+"""The exit status when the table was written, and some of its rows were never sent."""
 
 
 def main() -> int:
-    """Runs the job; the exit status: 0 the table was written, 1 a failure, 2 a wrong argument, 3 it was stopped early."""
+    """Runs the job; the exit status is 0 when the table was written, 2 for a wrong argument, 1 for a failure."""
     options = parse_job()
     spark = SparkSession.builder.appName("batch_infer ai_query").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")

@@ -355,10 +355,10 @@ class LeasedPermits:
         """Hurries when the task waits for a grant: at first, and when it has used one up; not again and again."""
         if not self._queue:
             return
-        dry = self._lease.limited and not self._lease.fits(self._queue[0].vector)
-        first = self._taken_at == -math.inf
+        dry = self._lease.limited and self._admitted_since_take and not self._lease.fits(self._queue[0].vector)
+        without_slot = self._may_fly == 0
         pause = self._refresh_s * EARLIEST_SHARE
-        if (first or (dry and self._admitted_since_take)) and now - max(self._taken_at, self._hurried_at) >= pause:
+        if (dry or without_slot) and now - max(self._taken_at, self._hurried_at) >= pause:
             self._hurried_at = now
             self._hurry()
 

@@ -13,7 +13,7 @@ from batch_infer.surface.progress import summary_lines
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 STOPPED_EARLY = 3
-"""The exit status when the table was written, and some rows were never sent."""
+"""The exit status when the table was written, and some of its rows were never sent."""
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import math
 BLOCK = 32
 """Replies whose mean latency is looked at; the mean of 32 with a log-normal spread of 0.5 is off by 10%."""
 FIRST_BLOCK = 8
-EARLY = 2.5
+EARLY = 2.0
 """Times the mean of the first 8 replies from which on the next 8 are taken to queue."""
 REMEMBERED_S = 150.0
 """The least mean of a block is what replies take when they do not queue. It is remembered for one to two such times,

@@ -80,6 +80,7 @@ class LeasedPermits:
         self._taken_at = -math.inf
         self._valid_until = -math.inf
         self._closed_until = -math.inf
+        self._asked_until = -math.inf  # what the endpoint asked of this task; only that is passed on, or it would echo
         self._jitter = 0.0
         self._admitted_since_take = True
         self._hurried_at = -math.inf
@@ -157,6 +158,7 @@ class LeasedPermits:
             elif ending is Ending.THROTTLED:
                 early = self._count_throttle(permit.epoch)
             if retry_after_s is not None and retry_after_s > 0:
+                self._asked_until = max(self._asked_until, now + retry_after_s)
                 self._close(now, retry_after_s)
                 early = True
             if seen is not None and seen != self._seen:
@@ -181,7 +183,7 @@ class LeasedPermits:
             wanted = self._wanted()
             lease.hand_back(wanted if now < self._valid_until else ZERO)
             smallest = min(self._queue, key=lambda waiter: waiter.vector[TOKENS]).need if self._queue else Amount()
-            still_closed_s = self._closed_until - now
+            still_asked_s = self._asked_until - now
             self._standings += 1
             return Standing(
                 number=self._standings,
@@ -197,7 +199,7 @@ class LeasedPermits:
                 throttled=self._throttled,
                 epoch=self._throttle_epoch,
                 throttled_in_epoch=self._throttled_in_epoch,
-                retry_after_s=still_closed_s if still_closed_s > 0 else None,
+                retry_after_s=still_asked_s if still_asked_s > 0 else None,
                 seen=self._seen,
             )
 
@@ -353,10 +355,10 @@ class LeasedPermits:
         """Hurries when the task waits for a grant: at first, and when it has used one up; not again and again."""
         if not self._queue:
             return
-        dry = self._lease.limited and not self._lease.fits(self._queue[0].vector)
-        first = self._taken_at == -math.inf
+        dry = self._lease.limited and self._admitted_since_take and not self._lease.fits(self._queue[0].vector)
+        without_slot = self._may_fly == 0
         pause = self._refresh_s * EARLIEST_SHARE
-        if (first or (dry and self._admitted_since_take)) and now - max(self._taken_at, self._hurried_at) >= pause:
+        if (dry or without_slot) and now - max(self._taken_at, self._hurried_at) >= pause:
             self._hurried_at = now
             self._hurry()
 

@@ -34,6 +34,8 @@ LATE_S = 0.3
 SWEEP_S = 0.01
 """Between looks at all members, when there are many."""
 FEW_MEMBERS = 32
+HEADROOM = 0.5
+"""Of its part of the slots that nobody wants that a member may use unasked; the rest is there for newcomers."""
 TURN_S = 1.0
 """With fewer slots than members, how long one keeps a slot that another waits for."""
 USE_OVER_S = 10.0
@@ -64,7 +66,8 @@ class _Member:
     def __init__(self, standing: Standing, now: float) -> None:
         self.granted = [0.0, 0.0, 0.0, 0.0]
         self.limited: frozenset[int] = frozenset()
-        self.unmet = [0.0, 0.0, 0.0, 0.0]
+        self.asked = [0.0, 0.0, 0.0, 0.0]
+        """Beyond what it had, when it was heard last: it is taken to ask for as much again."""
         self.lacks = [0.0, 0.0, 0.0, 0.0]
         """What it lacks for its smallest request."""
         self.claim_s = 0.0
@@ -94,8 +97,8 @@ class _Member:
         return not self.told and self.standing.in_flight > 0
 
     @property
-    def is_hungry(self) -> bool:
-        return any(self.unmet)
+    def asks(self) -> bool:
+        return any(self.asked)
 
 
 class Pool:
@@ -126,9 +129,9 @@ class Pool:
 
         self._swept_at = -math.inf
         self._kept_back = [0.0, 0.0, 0.0, 0.0]
-        self._largest_claim_s = 0.0
+        self._asking: list[_Member] = []
         self._level, self._extra = math.inf, 0.0
-        self._slots_held = 0
+        self._slots_held = self._slots_claimed = 0
         self._starving = self._yielding = 0
         self._in_flight = 0
         self._waiting = False
@@ -291,25 +294,24 @@ class Pool:
     def _sweep(self, now: float) -> None:
         """Looks at all members: what they are due, and what of it is kept back for them."""
         late_before = now - 2 * self.refresh_s - LATE_S
-        hungry = [one for one in self._members.values() if one.is_hungry and one.heard_at >= late_before]
-        step = min(now - self._swept_at, 2 * self.refresh_s) / len(hungry) if hungry else 0.0
+        self._asking = asking = [one for one in self._members.values() if one.asks and one.heard_at >= late_before]
+        step = min(now - self._swept_at, 2 * self.refresh_s) / len(asking) if asking else 0.0
         self._swept_at = now
         self._kept_back = [0.0, 0.0, 0.0, 0.0]
-        self._largest_claim_s = -math.inf
         lacking = [1.0, 0.0, 0.0, 0.0]
-        for one in hungry:
-            due_s = max(one.unmet[d] / bucket.rate for d, bucket in self._buckets.items()) if self._buckets else 0.0
+        for one in asking:
+            due_s = max(one.asked[d] / bucket.rate for d, bucket in self._buckets.items()) if self._buckets else 0.0
             one.claim_s = min(one.claim_s + step, due_s)
-            self._largest_claim_s = max(self._largest_claim_s, one.claim_s)
             for d, bucket in self._buckets.items():
                 self._kept_back[d] += _kept_for(one, d, bucket.rate)
                 lacking[d] = max(lacking[d], one.lacks[d])
         for d, bucket in self._buckets.items():
-            bucket.capacity = max(BURST_S * bucket.rate, lacking[d])
+            bucket.capacity = lacking[d] + BURST_S * bucket.rate
 
         members = self._members.values()
         self._level, self._extra = max_min(self._window, [one.slots_wanted for one in members])
         self._slots_held = sum(one.slots_held for one in members)
+        self._slots_claimed = sum(self._slots_claimed_by(one) for one in members)
         self._starving = sum(one.starves for one in members)
         self._yielding = sum(one.yields for one in members)
         self._in_flight = sum(one.standing.in_flight for one in members)
@@ -343,10 +345,8 @@ class Pool:
             member.granted[d] += given[d]
             cost_s = max(cost_s, given[d] / bucket.rate)
         member.claim_s = member.claim_s - cost_s if borrowed else max(min(member.claim_s, 0.0), member.claim_s - cost_s)
-        member.unmet = [ask - give if ask - give > TOLERANCE else 0.0 for ask, give in zip(asked, given, strict=True)]
+        member.asked = asked
         member.lacks = [max(0.0, lack - give) for lack, give in zip(lacks, given, strict=True)]
-        if not member.is_hungry:
-            member.claim_s = min(member.claim_s, 0.0)
         for d, bucket in buckets.items():
             self._kept_back[d] += _kept_for(member, d, bucket.rate)
 
@@ -362,21 +362,24 @@ class Pool:
         part = 1.0
         free = [0.0, 0.0, 0.0, 0.0]
         for d, bucket in buckets.items():
-            others = self._kept_back[d] - _kept_for(member, d, bucket.rate)
-            free[d] = max(0.0, bucket.level - max(0.0, others))
+            own = _kept_for(member, d, bucket.rate)
+            others = max(0.0, self._kept_back[d] - own)
+            # When the bucket overflows, more is due than there is: then each has its part of what there is.
+            free[d] = max(0.0, bucket.level - others, bucket.level * own / (own + others) if own else 0.0)
             if asked[d] > 0 and free[d] < part * asked[d]:
                 part = free[d] / asked[d]
-                self._binding, self._binding_at = d, member.heard_at
+                if member.standing.in_flight < member.told:  # else it waits for a slot, and only looks ahead
+                    self._binding, self._binding_at = d, member.heard_at
         given = [part * ask for ask in asked]
         if all(given[d] >= lacks[d] - TOLERANCE for d in buckets):
             return given, False
         if all(free[d] >= lacks[d] - TOLERANCE for d in buckets):
             return lacks, False
-        if member.claim_s >= self._largest_claim_s and all(
-            bucket.level >= lacks[d] - TOLERANCE for d, bucket in buckets.items()
-        ):
-            return lacks, True
-        return nothing, False
+        ahead = [one for one in self._asking if one is not member and one.claim_s > member.claim_s]
+        for d, bucket in buckets.items():
+            if bucket.level < lacks[d] + sum(one.lacks[d] for one in ahead) - TOLERANCE:
+                return nothing, False
+        return lacks, True
 
     # Slots
 
@@ -390,18 +393,27 @@ class Pool:
 
     def _grant_slots(self, member: _Member, now: float) -> None:
         held_before, starved_before, yielded_before = member.slots_held, member.starves, member.yields
-        fair = min(member.slots_wanted, self._level) + self._extra
-        others = self._slots_held - held_before
-        free = max(0, self._window - others)
-        told = min(math.ceil(fair), free)
+        claimed_before = self._slots_claimed_by(member)
+        fair = self._fair_slots(member)
+        free = max(0, self._window - (self._slots_held - held_before))
+        to_spare = self._window - (self._slots_claimed - claimed_before)
+        told = min(free, max(math.floor(fair), min(math.ceil(fair), to_spare)))
         if self._level < 1:
             told = min(told, self._turn(member, free, now))
         if bool(told) != bool(member.told):
             member.turn_from = now
         member.told = told
         self._slots_held += member.slots_held - held_before
+        self._slots_claimed += self._slots_claimed_by(member) - claimed_before
         self._starving += member.starves - starved_before
         self._yielding += member.yields - yielded_before
+
+    def _fair_slots(self, member: _Member) -> float:
+        return min(member.slots_wanted, self._level) + HEADROOM * self._extra
+
+    def _slots_claimed_by(self, member: _Member) -> int:
+        """What a member holds, or is due in whole slots, if that is more."""
+        return max(member.slots_held, math.floor(self._fair_slots(member)))
 
     def _turn(self, member: _Member, free: int, now: float) -> int:
         """Fewer slots than members: each has one for a while, and the one that has waited longest is next."""
@@ -441,4 +453,4 @@ def _left(member: _Member, d: int) -> float:
 
 
 def _kept_for(member: _Member, d: int, rate: float) -> float:
-    return max(0.0, min(member.unmet[d], member.claim_s * rate))
+    return max(0.0, min(member.asked[d], member.claim_s * rate))

@@ -20,7 +20,8 @@ SMALLER = (0.8, 0.65, 0.5)
 WORTH = 0.4
 """Of the growth of the window that the rate must show."""
 NO_LOSS = 0.97
-"""Times the rate that a smaller window must keep."""
+NO_LOSS_LONG = 0.88
+"""Times the rate that a smaller window must keep; the second where replies queue for long, so that it is chance."""
 PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 """Between trials: the first pause, doubled after every one that failed, up to the second."""
@@ -42,9 +43,10 @@ class Trials:
         self._steps = 0
         self._kept_window = 0.0
         self._kept_rate = 0.0
+        self._queued_long = False
         self._next_at = now
         self._pause_s = PAUSE_S
-        self._failed = _Kind.SMALLER
+        self._failed: _Kind | None = None
 
     @property
     def tries_larger(self) -> bool:
@@ -55,7 +57,17 @@ class Trials:
         """Whether requests sent under the former window are still coming home."""
         return now < self._from
 
-    def step(self, now: float, window: float, replies: int, latency_s: float, *, queues: bool, most: float) -> float:
+    def step(
+        self,
+        now: float,
+        window: float,
+        replies: int,
+        latency_s: float,
+        *,
+        queues: bool,
+        queues_long: bool,
+        most: float,
+    ) -> float:
         """Moves on, while the window is what binds.
 
         Args:
@@ -64,6 +76,7 @@ class Trials:
             replies: Since the last step.
             latency_s: What a reply takes.
             queues: Whether replies queue, so that a smaller window may do.
+            queues_long: Whether there is no doubt about it.
             most: The largest window allowed.
 
         Returns:
@@ -78,12 +91,13 @@ class Trials:
         rate = self._replies / since
         if self._kind is _Kind.AS_IS:
             self._kept_window, self._kept_rate = window, rate
+            self._queued_long = queues_long
             return self._begin(self._choose(now, window, queues, most), now, window, latency_s, most)
         if rate < self._enough:
             return self.fail(now)
         self._kept_window, self._kept_rate = window, rate
         self._pause_s = PAUSE_S
-        self._steps += 1
+        self._steps = 0 if queues and self._kind is _Kind.LARGER else self._steps + 1
         can_go_on = window < most if self._kind is _Kind.LARGER else window > 1
         return self._begin(self._kind if can_go_on else _Kind.AS_IS, now, window, latency_s, most)
 
@@ -114,13 +128,14 @@ class Trials:
     @property
     def _enough(self) -> float:
         if self._kind is _Kind.SMALLER:
-            return NO_LOSS * self._kept_rate
+            return (NO_LOSS_LONG if self._queued_long else NO_LOSS) * self._kept_rate
         return (1 + WORTH * (self._factor - 1)) * self._kept_rate
 
     def _choose(self, now: float, window: float, queues: bool, most: float) -> _Kind:
         if now < self._next_at:
             return _Kind.AS_IS
-        if queues and window > 1 and (window >= most or self._failed is not _Kind.SMALLER):
+        is_turn = self._failed is _Kind.LARGER or (self._failed is None and self._queued_long) or window >= most
+        if queues and window > 1 and is_turn:
             return _Kind.SMALLER
         return _Kind.LARGER if window < most else _Kind.AS_IS
 

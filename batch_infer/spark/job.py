@@ -80,7 +80,7 @@ class RunSummary:
     unleased_tasks: int = 0
     """Tasks that could not hear from the driver for a while, and kept to a share of their own of the limits."""
     stopped_early: str | None = None
-    """Why nothing further was sent (`max_error_ratio`, `stop_after_failures`); `None`: all was."""
+    """Why not all was sent ("because …": `max_error_ratio`, `stop_after_failures`); `None`: all was."""
 
 
 def run(
@@ -232,7 +232,7 @@ def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
         waiting_s=totals.waiting_s,
         bound_by=watch.bound_by,
         unleased_tasks=totals.unleased_tasks,
-        stopped_early=watch.call.halted if "not_sent" in summary.errors else None,
+        stopped_early=watch.stopped_early if "not_sent" in summary.errors else None,
     )
 
 

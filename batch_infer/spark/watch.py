@@ -29,12 +29,16 @@ class Watch:
         early_stop: When to have it send nothing further.
         on_progress: Told the totals. `None`: nobody is.
         started: On `time.monotonic`'s clock.
+
+    Attributes:
+        stopped_early: Why the call was told to send nothing further ("because …"); `None`: it was not.
     """
 
     def __init__(
         self, call: Call, endpoint: str, early_stop: EarlyStop, on_progress: OnProgress | None, started: float
     ) -> None:
         self.call = call
+        self.stopped_early: str | None = None
         self._endpoint = endpoint
         self._early_stop = early_stop
         self._on_progress = on_progress
@@ -68,7 +72,8 @@ class Watch:
             if not is_last and totals.requests:
                 bound_by = self._note(self.call.limits())
             reason = self._early_stop.reason(totals)
-            if reason is not None and self.call.halted is None:
+            if reason is not None and self.stopped_early is None:
+                self.stopped_early = reason
                 self.call.halt(f"not sent: the run was stopped early, {reason}. Run it again to send this request.")
             if self._on_progress is not None:
                 seconds = time.monotonic() - self._started

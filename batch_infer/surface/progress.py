@@ -100,8 +100,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
         )
     if summary.stopped_early is not None:
         never = summary.errors.get("not_sent", 0)
-        lines.append(f"stopped early: {never:,} rows were never sent, each with the reason in its error")
-        lines.append("Run it again with mode 'resume' (or 'overwrite') to send them; what is answered is kept.")
+        lines.append(f"stopped early, {summary.stopped_early}: {never:,} rows were never sent")
+        lines.append("Run it again with mode 'resume' to send them and what failed; what is answered is kept.")
     lines.append(f"output: {summary.output}")
     lines.append(f"ledger: {summary.ledger} (what is in it is never paid for again)")
     return lines

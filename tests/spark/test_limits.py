@@ -31,10 +31,10 @@ def test_a_configured_rate_is_kept_by_tasks_of_very_different_sizes_without_one_
     endpoint = start_endpoint(
         "paced", requests_per_minute=1800, burst=30, latency_s=0.1, fields={"requests_per_minute": 1800}
     )
-    write(parts(spark, [150, 40, 8, 2]), "paced")
-    assert counts(endpoint) == {"200": 200}
+    write(parts(spark, [90, 24, 5, 1]), "paced")
+    assert counts(endpoint) == {"200": 120}
     arrivals = endpoint.arrivals()
-    assert arrivals[-1] - arrivals[0] >= 0.9 * 200 / 30, "the endpoint was asked no faster than it allows"
+    assert arrivals[-1] - arrivals[0] >= 0.9 * (120 - 30) / 30, "the endpoint was asked no faster than it allows"
 
 
 @pytest.mark.usefixtures("no_ledger")
@@ -49,9 +49,9 @@ def test_max_concurrency_holds_for_all_tasks_together_and_one_task_may_use_it_al
 
 def test_what_headers_say_is_kept_with_nothing_configured(spark, start_endpoint):
     endpoint = start_endpoint("telling", requests_per_minute=1800, burst=30, latency_s=0.1, rate_headers=True)
-    write(parts(spark, [100, 100]), "telling")
+    write(parts(spark, [60, 60]), "telling")
     seen = counts(endpoint)
-    assert seen["200"] == 200
+    assert seen["200"] == 120
     assert seen.get("429", 0) <= 20, "a few before the first header was read"
 
 
@@ -73,9 +73,7 @@ def test_a_wrong_key_found_late_stops_every_task_with_what_was_in_flight(spark, 
     endpoint = start_endpoint("revoked", unauthorized_after=10, latency_s=0.1, fields={"max_concurrency": in_flight})
     with pytest.raises(Exception, match="HTTP 401"):
         write(parts(spark, [500, 500, 500, 500]), "revoked")
-    assert counts(endpoint)["200"] == 9
-    # The first 401 comes back after the others were sent; a task hears of another's at its next report.
-    assert endpoint.stats()["requests"] <= 9 + 2 * in_flight + 2 * in_flight
+    assert endpoint.stats()["requests"] <= 9 + in_flight
 
 
 class TestJob:
@@ -84,14 +82,13 @@ class TestJob:
         options = {"mode": "overwrite", "progress": False, "model_parameters": {"max_tokens": 16}, **options}
         return bi.run(df, endpoint=endpoint, prompt="{body}", output=str(tmp_path / "out"), **options)
 
-    def test_the_summary_names_what_binds_and_what_it_cost(self, spark, start_endpoint, tmp_path, capfd):
+    def test_the_summary_names_what_binds_and_what_it_cost(self, spark, start_endpoint, tmp_path):
         start_endpoint("paced", fields={"requests_per_minute": 1200})
-        summary = self.run(spark, tmp_path, "paced", rows=120, progress=True)
+        summary = self.run(spark, tmp_path, "paced", rows=120)
         assert "requests per minute" in summary.bound_by
         assert "'paced'" in summary.bound_by
         assert summary.waiting_s > 0
         assert (summary.throttled, summary.unleased_tasks, summary.stopped_early) == (0, 0, None)
-        assert "bound by requests per minute of endpoint 'paced'" in capfd.readouterr().err
 
     def test_a_job_whose_first_requests_all_fail_alike_ends_early_and_goes_on_later(
         self, spark, start_endpoint, tmp_path
@@ -116,20 +113,19 @@ class TestJob:
 
     def test_a_job_with_too_many_errors_ends_early_and_keeps_its_answers(self, spark, start_endpoint, tmp_path):
         endpoint = start_endpoint(
-            "half", rules=[Rule(fraction=0.5, status=400)], latency_s=0.02, fields={"requests_per_minute": 6000}
+            "half", rules=[Rule(fraction=0.5, status=400)], latency_s=0.02, fields={"requests_per_minute": 3000}
         )
-        summary = self.run(spark, tmp_path, "half", rows=1000, max_error_ratio=0.2)
+        summary = self.run(spark, tmp_path, "half", max_error_ratio=0.2)
         sent = endpoint.stats()["requests"]
-        assert 100 <= sent < 600
-        assert summary.errors["not_sent"] == 1000 - sent
+        assert 100 <= sent < 400
+        assert summary.errors["not_sent"] == 400 - sent
         assert summary.succeeded + summary.errors["bad_request"] == sent
         assert summary.succeeded > 0
-        calls = endpoint.calls_by_prompt()
         endpoint.configure(rules=[])
-        again = self.run(spark, tmp_path, "half", rows=1000)
-        assert again.succeeded == 1000
-        answered = summary.succeeded
-        assert endpoint.stats()["requests"] == sent + 1000 - answered, calls
+        bi.register_endpoint("half", base_url=endpoint.base_url, model="m")
+        again = self.run(spark, tmp_path, "half")
+        assert again.succeeded == 400
+        assert endpoint.stats()["requests"] == sent + 400 - summary.succeeded
 
     def test_without_the_rules_a_job_of_failures_runs_to_its_end(self, spark, start_endpoint, tmp_path):
         endpoint = start_endpoint("wrong", rules=[Rule(status=400)])

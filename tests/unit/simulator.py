@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections import deque
@@ -167,8 +168,10 @@ class Slotted(Server):
             self._busy -= 1
             free = self.slots - self._busy
             while free > 0 and self._queued:
-                self._queued.popleft().set_result(None)
-                free -= 1
+                turn = self._queued.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    free -= 1
         return Reply(False, row.output_tokens)
 
 
@@ -247,7 +250,7 @@ class World:
                     )
                     for one in done:
                         one.result()
-                    if self.clock.now() >= task.killed_at:
+                    if self.clock.now() >= task.killed_at or reporter.done():
                         return
                 task.done_at = self.clock.now()
                 self.pool.leave(task.name, self.clock.now(), permits.standing())
@@ -255,7 +258,10 @@ class World:
                 reporter.cancel()
                 for one in workers:
                     one.cancel()
-                await asyncio.gather(reporter, *workers, return_exceptions=True)
+                ended = await asyncio.gather(reporter, *workers, return_exceptions=True)
+                for error in ended:
+                    if isinstance(error, Exception):
+                        raise error
 
     async def _row(self, task, permits, row, estimate):
         while True:
@@ -284,8 +290,6 @@ class World:
             permits.take(grant)
             busy = standing.in_flight or standing.waiting.requests
             await asyncio.sleep(HURRY_S)
-            try:
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(hurried.wait(), (grant.refresh_s if busy else IDLE_S) - HURRY_S)
-            except asyncio.TimeoutError:
-                pass
             hurried.clear()

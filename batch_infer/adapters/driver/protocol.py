@@ -14,8 +14,8 @@ neither read nor speak. What each frame is bound to (its associated data) makes 
                   connection or on any other, it does not open; the guard needs neither clocks nor a memory of nonces.
     reply         the nonce of the request it answers. It cannot be replayed, swapped or reflected.
 
-Source: RFC 8439 (ChaCha20-Poly1305), RFC 5869 (HKDF). Random 96-bit nonces: 200 workers, one message a second, for ten
-days are 2^27.4 messages under a key, and a nonce repeats with probability 2^-42.
+Source: RFC 8439 (ChaCha20-Poly1305), RFC 5869 (HKDF). Random 96-bit nonces: 200 workers, four messages a second, for
+ten days are 2^29.4 messages under a key, and a nonce repeats with probability 2^-38.
 """
 
 from __future__ import annotations

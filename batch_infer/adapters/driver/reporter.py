@@ -74,7 +74,7 @@ class Reporter:
         self._hurry_s = HURRY_INTERVAL_S
         self._beat_at = 0.0
         self._latest = Counters()
-        self._counters_failed = False
+        self._said: set[str] = set()
         self._passed_on: set[Callable[[str], None]] = set()
         self._fatal: str | None = None
         self._fatal_delivered = False
@@ -146,7 +146,7 @@ class Reporter:
 
     def _beat(self, *, finished: bool, fatal: str | None) -> None:
         self._beat_at = time.monotonic()
-        standing = self._standing() if self._standing is not None else None
+        standing = self._stands()
         directive = self._client.report(
             self._call,
             self._task,
@@ -186,7 +186,17 @@ class Reporter:
         try:
             self._latest = self._counters()
         except Exception:  # noqa: BLE001 - the heartbeat goes on
-            if not self._counters_failed:
-                self._counters_failed = True
-                _log.exception("A task's counters cannot be read; its progress stands still. Said once.")
+            self._say_once("A task's counters cannot be read; its progress stands still. Said once.")
         return self._latest
+
+    def _stands(self) -> Standing | None:
+        try:
+            return self._standing() if self._standing is not None else None
+        except Exception:  # noqa: BLE001 - the heartbeat goes on; without grants the task keeps to its own share
+            self._say_once("A task's standing cannot be read; it asks the driver for nothing. Said once.")
+            return None
+
+    def _say_once(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            _log.exception(what)

@@ -125,7 +125,7 @@ def test_a_row_whose_failure_may_pass_is_asked_again_by_the_next_run(spark, star
 
 
 def test_a_reply_that_is_no_number_is_asked_again_only_for_another_type(spark, start_endpoint, job):
-    endpoint = start_endpoint("priced", rules=[Rule(text="twelve")])
+    endpoint = start_endpoint("priced", rules=[Rule(text="twelve")], fields={"max_repairs": 0})
     df = rows_of(spark, 4, 4)
     assert (job(df, return_type="INT").errors, requests(endpoint)) == ({"type_mismatch": 4}, 4)
     again = job(df, mode="overwrite", return_type="INT")

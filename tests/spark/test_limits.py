@@ -108,7 +108,7 @@ class TestJob:
         )
         endpoint.configure(rules=[])
         bi.register_endpoint("wrong", base_url=endpoint.base_url, model="m")
-        again = self.run(spark, tmp_path, "wrong", mode="resume")
+        again = self.run(spark, tmp_path, "wrong", mode="resume", retry_failed=True)
         assert (again.succeeded, again.stopped_early) == (400, None)
 
     def test_a_job_with_too_many_errors_ends_early_and_keeps_its_answers(self, spark, start_endpoint, tmp_path):
@@ -123,7 +123,7 @@ class TestJob:
         assert summary.succeeded > 0
         endpoint.configure(rules=[])
         bi.register_endpoint("half", base_url=endpoint.base_url, model="m")
-        again = self.run(spark, tmp_path, "half")
+        again = self.run(spark, tmp_path, "half", retry_failed=True)
         assert again.succeeded == 400
         assert endpoint.stats()["requests"] == sent + 400 - summary.succeeded
 

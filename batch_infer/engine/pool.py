@@ -286,7 +286,7 @@ class Pool:
             bucket = self._buckets.get(d)
             if bucket is None:
                 first = 1.0 if d == REQUESTS else 0.0
-                self._buckets[d] = Bucket(rate, math.inf, max(first, FIRST_LEVEL_S * rate), now)
+                self._buckets[d] = Bucket(rate, max(first, BURST_S * rate), max(first, FIRST_LEVEL_S * rate), now)
             else:
                 bucket.refill(now)
                 bucket.rate = rate

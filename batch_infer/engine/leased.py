@@ -118,7 +118,7 @@ class LeasedPermits:
             self._least = None
             self._pump(now)
         if not waiter.future.done():
-            self._ask_early(now)
+            self._ask_early(now, begins=len(self._queue) == 1)
         try:
             epoch = await waiter.future
         except BaseException:
@@ -351,15 +351,16 @@ class LeasedPermits:
         a, b, c, d = (max(share * self._waiting[i], likely[i], head[i]) for i in DIMENSIONS)
         return (a, b, c, d)
 
-    def _ask_early(self, now: float) -> None:
+    def _ask_early(self, now: float, *, begins: bool = False) -> None:
         """Hurries when the task waits for a grant: at first, and when it has used one up; not again and again."""
         if not self._queue:
             return
         dry = self._lease.limited and self._admitted_since_take and not self._lease.fits(self._queue[0].vector)
-        without_slot = self._may_fly == 0
+        without_slot = begins and self._may_fly == 0
         pause = self._refresh_s * EARLIEST_SHARE
         if (dry or without_slot) and now - max(self._taken_at, self._hurried_at) >= pause:
             self._hurried_at = now
+            self._admitted_since_take = False
             self._hurry()
 
 

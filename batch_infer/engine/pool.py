@@ -23,6 +23,8 @@ BURST_S = 0.5
 FIRST_LEVEL_S = 0.1
 """What it holds at first."""
 REFRESH_S = 0.25
+REFRESH_AT_START_S = 0.1
+"""Between reports; the second while the controller still finds out fast, and the members are few."""
 MEMBERS_PER_REFRESH_S = 400
 """Members that report within one second: with more of them each reports less often."""
 VALID_S = 4.0
@@ -31,8 +33,8 @@ FORGOTTEN_AFTER = 1.1
 """Times the validity of a grant after which a silent member is forgotten: by then it has stopped sending."""
 LATE_S = 0.3
 """Beyond two refreshes: a member so late has nothing kept back for it."""
-SWEEP_S = 0.01
-"""Between looks at all members, when there are many."""
+SWEEPS_PER_REFRESH = 20
+"""How often all members are looked at when there are many; with few, at every exchange."""
 FEW_MEMBERS = 32
 HEADROOM = 0.5
 """Of its part of the slots that nobody wants that a member may use unasked; the rest is there for newcomers."""
@@ -153,7 +155,7 @@ class Pool:
         else:
             self._hear(asking, standing, now)
         self._set_rates(now)
-        if len(self._members) <= FEW_MEMBERS or now - self._swept_at >= SWEEP_S:
+        if len(self._members) <= FEW_MEMBERS or now - self._swept_at >= self.refresh_s / SWEEPS_PER_REFRESH:
             self._sweep(now)
         self._grant_rates(asking)
         self._grant_slots(asking, now)
@@ -213,7 +215,8 @@ class Pool:
     @property
     def refresh_s(self) -> float:
         """How often a member reports."""
-        return max(REFRESH_S, len(self._members) / MEMBERS_PER_REFRESH_S)
+        least_s = REFRESH_AT_START_S if self._controller.is_in_haste else REFRESH_S
+        return max(least_s, len(self._members) / MEMBERS_PER_REFRESH_S)
 
     @property
     def valid_s(self) -> float:

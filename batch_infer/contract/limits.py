@@ -40,8 +40,10 @@ class Dimensions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where one task attempt stands. Counts are cumulative; `waiting`, `wanted`, `smallest`, `in_flight` and
-    `retry_after_s` are of this moment."""
+    """Where one task attempt stands.
+
+    Counts are cumulative; `waiting`, `wanted`, `smallest`, `in_flight` and `retry_after_s` are of this moment.
+    """
 
     number: int = 0
     """Of the standings of this attempt, from 1: one that overtook another, or comes twice, is told apart."""

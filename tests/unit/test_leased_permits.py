@@ -394,6 +394,28 @@ def test_throttles_are_counted_by_the_epoch_in_which_their_request_was_sent():
     assert len(hurries) == 2, "once an epoch"
 
 
+def test_the_first_throttle_of_an_epoch_holds_the_task_until_the_pool_has_answered_it():
+    async def scenario(permits, clock, hurries, answer_at):
+        permits.take(Grant(max_in_flight=10, valid_s=100, refresh_s=0.25))
+        permits.settle(await permits.acquire(ONE), Ending.THROTTLED)
+        waiting = asyncio.ensure_future(permits.acquire(ONE))
+        await clock.sleep(answer_at)
+        assert not waiting.done()
+        permits.take(Grant(max_in_flight=10, valid_s=100, refresh_s=0.25))  # the answer to an earlier standing
+        await clock.sleep(0.01)
+        assert not waiting.done()
+        permits.take(Grant(max_in_flight=10, valid_s=100, refresh_s=0.25, epoch=1))
+        await waiting
+        first = clock.now()
+        permits.settle(await permits.acquire(ONE), Ending.THROTTLED)
+        await permits.acquire(ONE)
+        return first, clock.now() - first
+
+    first, without_answer = virtual(lambda *given: scenario(*given, answer_at=0.05))
+    assert first == pytest.approx(0.06)
+    assert without_answer == pytest.approx(0.25, abs=0.01)
+
+
 def test_replies_are_counted_with_their_latency_and_size():
     async def scenario(permits, clock, hurries):
         permits.take(OPEN)

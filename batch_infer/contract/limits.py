@@ -40,8 +40,9 @@ class Dimensions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where one task attempt stands. Counts are cumulative; `waiting`, `wanted`, `smallest`, `in_flight` and
-    `retry_after_s` are of this moment.
+    """Where one task attempt stands.
+
+    Counts are cumulative; `waiting`, `wanted`, `smallest`, `in_flight` and `retry_after_s` are of this moment.
     """
 
     number: int = 0

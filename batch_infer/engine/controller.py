@@ -30,8 +30,10 @@ HEADROOM = 1.5
 """Times the requests that the best rate keeps in flight without queueing."""
 QUEUED = 1.5
 """Times the shortest latency from which on replies are taken to queue. Below that, lengths of replies vary so much."""
-QUEUED_LONG = 3.0
-"""Times from which on there is no doubt. Where the window is the user's own `max_concurrency`, it is left only then."""
+QUEUED_LONG = 2.5
+"""Times from which on there is no doubt."""
+QUEUED_AT_CAP = 3.0
+"""The same where the window is the user's own `max_concurrency`: it is left only for clear reasons."""
 
 ROUND_S = 1.0
 ROUND_LATENCIES = 1.5
@@ -95,6 +97,7 @@ class Controller:
 
         self._bound_at = now
         self._starting = True
+        self._used = True
         self._round_from = now
         self._round_replies = 0
         self._round_window = self.window
@@ -117,6 +120,16 @@ class Controller:
     def is_capped(self) -> bool:
         """Whether the window is as large as the user allows."""
         return self.window >= self._most
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether slow start has not ended."""
+        return self._starting
+
+    @property
+    def is_in_haste(self) -> bool:
+        """Whether the window grows with every reply: news is worth more then."""
+        return self._starting and self._used and not self.is_capped
 
     def sent(self, since: float, now: float, requests: int, throttled: int) -> None:
         """Takes note of requests that one task sent in a time, and of throttles that came back to it."""
@@ -234,12 +247,12 @@ class Controller:
         )
 
     def _queue(self) -> bool:
-        return self._latencies.queue(QUEUED_LONG if self.is_capped else QUEUED)
+        return self._latencies.queue(QUEUED_AT_CAP if self.is_capped else QUEUED)
 
     # Slow start
 
     def _start(self, now: float, in_flight: int, replies: int) -> None:
-        used = 2 * in_flight >= self.window
+        self._used = used = 2 * in_flight >= self.window
         self._round_replies += replies
         if used and not self._latencies.may_queue:
             gain = replies if self.window < DOUBLING_UP_TO else 0.5 * replies

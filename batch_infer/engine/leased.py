@@ -50,7 +50,9 @@ class LeasedPermits:
 
     Contract: requests are admitted in their order, but one that is too large for what is there lets smaller ones pass
     while half of what comes in is saved for it. Nothing is admitted before the first grant, nor `Grant.valid_s` after
-    the last one. All methods belong to the event loop, except `standing` and `is_void`.
+    the last one, nor for a moment after the first throttle of an epoch: throttles come quickly, and each would be
+    followed by the next until the pool's answer is there. All methods belong to the event loop, except `standing` and
+    `is_void`.
 
     Args:
         limits: The endpoint's configured limits, for the whole cluster.
@@ -82,6 +84,7 @@ class LeasedPermits:
         self._closed_until = -math.inf
         self._asked_until = -math.inf  # what the endpoint asked of this task; only that is passed on, or it would echo
         self._jitter = 0.0
+        self._held_until = -math.inf  # after a throttle, for the news of what the pool makes of it
         self._admitted_since_take = True
         self._hurried_at = -math.inf
 
@@ -118,7 +121,7 @@ class LeasedPermits:
             self._least = None
             self._pump(now)
         if not waiter.future.done():
-            self._ask_early(now)
+            self._ask_early(now, begins=len(self._queue) == 1)
         try:
             epoch = await waiter.future
         except BaseException:
@@ -157,6 +160,8 @@ class LeasedPermits:
                 self._output_tokens += int(used.output_tokens) if used is not None else 0
             elif ending is Ending.THROTTLED:
                 early = self._count_throttle(permit.epoch)
+                if early:
+                    self._held_until = now + self._refresh_s
             if retry_after_s is not None and retry_after_s > 0:
                 self._asked_until = max(self._asked_until, now + retry_after_s)
                 self._close(now, retry_after_s)
@@ -209,7 +214,9 @@ class LeasedPermits:
         with self._lock:
             self._lease.take(grant, now, self._saving_for())
             self._may_fly = grant.max_in_flight
-            self._epoch = max(self._epoch, grant.epoch)
+            if grant.epoch > self._epoch:
+                self._epoch = grant.epoch
+                self._held_until = -math.inf
             self._refresh_s = grant.refresh_s
             self._taken_at = now
             self._valid_until = now + grant.valid_s
@@ -229,7 +236,8 @@ class LeasedPermits:
         """The time until which nobody is admitted, whatever it needs; infinite: until something happens."""
         if self._in_flight >= self._may_fly or now >= self._valid_until:
             return math.inf
-        return max(self._closed_until, self._lease.opens_at if self._lease.limited else -math.inf)
+        paced = self._lease.opens_at if self._lease.limited else -math.inf
+        return max(self._closed_until, self._held_until, paced)
 
     def _admit(self, need: Vector, now: float) -> None:
         self._lease.spend(need, now)
@@ -351,15 +359,16 @@ class LeasedPermits:
         a, b, c, d = (max(share * self._waiting[i], likely[i], head[i]) for i in DIMENSIONS)
         return (a, b, c, d)
 
-    def _ask_early(self, now: float) -> None:
+    def _ask_early(self, now: float, *, begins: bool = False) -> None:
         """Hurries when the task waits for a grant: at first, and when it has used one up; not again and again."""
         if not self._queue:
             return
         dry = self._lease.limited and self._admitted_since_take and not self._lease.fits(self._queue[0].vector)
-        without_slot = self._may_fly == 0
+        without_slot = begins and self._may_fly == 0
         pause = self._refresh_s * EARLIEST_SHARE
         if (dry or without_slot) and now - max(self._taken_at, self._hurried_at) >= pause:
             self._hurried_at = now
+            self._admitted_since_take = False
             self._hurry()
 
 

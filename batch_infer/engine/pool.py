@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from batch_infer.contract.limits import Grant, Limits, Standing
 from batch_infer.engine.bucket import Bucket
 from batch_infer.engine.controller import Controller
-from batch_infer.engine.dimensions import DIMENSIONS, REQUESTS, WORDS, Vector, per_minute, tighter, vector
-from batch_infer.engine.shares import max_min
+from batch_infer.engine.dimensions import DIMENSIONS, REQUESTS, WORDS, per_minute, tighter, vector
+from batch_infer.engine.member import Member, returned, spent
+from batch_infer.engine.slots import Slots
 
 BURST_S = 0.5
 """Seconds of its rate that a bucket holds: 60 s see at most limit x 60.5/60, and what tasks had in hand."""
 FIRST_LEVEL_S = 0.1
 """What it holds at first."""
 REFRESH_S = 0.25
+REFRESH_AT_START_S = 0.1
+"""Between reports; the second while the controller still finds out fast, and the members are few."""
+REFRESH_SPREAD = 0.1
+"""Of the time between reports, by which it varies: members are not to report in step."""
 MEMBERS_PER_REFRESH_S = 400
 """Members that report within one second: with more of them each reports less often."""
 VALID_S = 4.0
@@ -31,13 +36,9 @@ FORGOTTEN_AFTER = 1.1
 """Times the validity of a grant after which a silent member is forgotten: by then it has stopped sending."""
 LATE_S = 0.3
 """Beyond two refreshes: a member so late has nothing kept back for it."""
-SWEEP_S = 0.01
-"""Between looks at all members, when there are many."""
+SWEEPS_PER_REFRESH = 20
+"""How often all members are looked at when there are many; with few, at every exchange."""
 FEW_MEMBERS = 32
-HEADROOM = 0.5
-"""Of its part of the slots that nobody wants that a member may use unasked; the rest is there for newcomers."""
-TURN_S = 1.0
-"""With fewer slots than members, how long one keeps a slot that another waits for."""
 USE_OVER_S = 10.0
 """Seconds over which use is averaged for display."""
 BINDS_FOR_S = 0.5
@@ -60,54 +61,13 @@ class PoolState:
     members: int
 
 
-class _Member:
-    """One task attempt."""
-
-    def __init__(self, standing: Standing, now: float) -> None:
-        self.granted = [0.0, 0.0, 0.0, 0.0]
-        self.limited: frozenset[int] = frozenset()
-        self.asked = [0.0, 0.0, 0.0, 0.0]
-        """Beyond what it had, when it was heard last: it is taken to ask for as much again."""
-        self.lacks = [0.0, 0.0, 0.0, 0.0]
-        """What it lacks for its smallest request."""
-        self.claim_s = 0.0
-        """Its share of what has flowed in since it asked, in seconds of the whole flow; negative: it was given more."""
-        self.told = 0
-        """Requests that it may have in flight."""
-        self.turn_from = now
-        """Since when it has slots, or waits for one."""
-        self.standing = standing
-        self.heard_at = now
-
-    @property
-    def slots_wanted(self) -> float:
-        return self.standing.in_flight + self.standing.waiting.requests
-
-    @property
-    def slots_held(self) -> int:
-        return max(self.told, self.standing.in_flight)
-
-    @property
-    def starves(self) -> bool:
-        return not self.slots_held and self.standing.waiting.requests > 0
-
-    @property
-    def yields(self) -> bool:
-        """Whether it gives up its slots when what it has in flight comes home."""
-        return not self.told and self.standing.in_flight > 0
-
-    @property
-    def asks(self) -> bool:
-        return any(self.asked)
-
-
 class Pool:
     """One endpoint's budget. Not thread-safe; the caller gives the time, in seconds of one clock.
 
     Args:
         limits: The user's own, for the whole cluster.
         now: The time.
-        random: Uniform in [0, 1).
+        random: Uniform in [0, 1); spreads the members' reports, so that they do not come in step.
         share: Of all limits that this pool may use: 1 / task slots where nobody shares a budget.
     """
 
@@ -116,7 +76,7 @@ class Pool:
         self._limits = limits
         self._share = share
         self._random = random
-        self._members: dict[Hashable, _Member] = {}
+        self._members: dict[Hashable, Member] = {}
         self._buckets: dict[int, Bucket] = {}
         self._controller = Controller(now, self._most_in_flight())
         self._untouched = set(DIMENSIONS)
@@ -129,12 +89,8 @@ class Pool:
 
         self._swept_at = -math.inf
         self._kept_back = [0.0, 0.0, 0.0, 0.0]
-        self._asking: list[_Member] = []
-        self._level, self._extra = math.inf, 0.0
-        self._slots_held = self._slots_claimed = 0
-        self._starving = self._yielding = 0
-        self._in_flight = 0
-        self._waiting = False
+        self._asking: list[Member] = []
+        self._slots = Slots()
         self._set_rates(now)
 
     def exchange(self, member: Hashable, standing: Standing, now: float) -> Grant:
@@ -144,19 +100,19 @@ class Pool:
         """
         asking = self._members.get(member)
         if asking is None:
-            asking = self._members[member] = _Member(standing, now)
-            for d, spent in enumerate(_spent(standing)):
-                asking.granted[d] = spent + _returned(standing)[d]
+            asking = self._members[member] = Member(standing, now)
+            for d in DIMENSIONS:
+                asking.granted[d] = spent(standing)[d] + returned(standing)[d]
             self._controller.epoch = max(self._controller.epoch, standing.epoch)
             if standing.seen is not None:
                 self.limit(standing.seen, now)
         else:
             self._hear(asking, standing, now)
         self._set_rates(now)
-        if len(self._members) <= FEW_MEMBERS or now - self._swept_at >= SWEEP_S:
+        if len(self._members) <= FEW_MEMBERS or now - self._swept_at >= self.refresh_s / SWEEPS_PER_REFRESH:
             self._sweep(now)
         self._grant_rates(asking)
-        self._grant_slots(asking, now)
+        self._slots.grant(asking, self._window, now)
         requests, tokens, incoming, outgoing = (asking.granted[d] if d in self._buckets else None for d in DIMENSIONS)
         return Grant(
             requests=requests,
@@ -166,7 +122,7 @@ class Pool:
             max_in_flight=asking.told,
             epoch=self._controller.epoch,
             closed_s=max(0.0, self._closed_until - now),
-            refresh_s=self.refresh_s,
+            refresh_s=self.refresh_s * (1 + REFRESH_SPREAD * (self._random() - 0.5)),
             valid_s=self.valid_s,
             bound_by=self._bound_by(now) if standing.waiting.requests else None,
         )
@@ -180,8 +136,11 @@ class Pool:
             self._hear(leaving, standing, now)
             for d, bucket in self._buckets.items():
                 if d in leaving.limited:
-                    left = _left(leaving, d)
-                    bucket.put_back(left) if left > 0 else bucket.take(-left)
+                    left = leaving.left(d)
+                    if left > 0:
+                        bucket.put_back(left)
+                    else:
+                        bucket.take(-left)
         del self._members[member]
         self._swept_at = -math.inf
 
@@ -213,7 +172,8 @@ class Pool:
     @property
     def refresh_s(self) -> float:
         """How often a member reports."""
-        return max(REFRESH_S, len(self._members) / MEMBERS_PER_REFRESH_S)
+        least_s = REFRESH_AT_START_S if self._controller.is_in_haste else REFRESH_S
+        return max(least_s, len(self._members) / MEMBERS_PER_REFRESH_S)
 
     @property
     def valid_s(self) -> float:
@@ -222,19 +182,19 @@ class Pool:
 
     # Hearing
 
-    def _hear(self, member: _Member, standing: Standing, now: float) -> None:
+    def _hear(self, member: Member, standing: Standing, now: float) -> None:
         before, controller = member.standing, self._controller
         since, member.heard_at = member.heard_at, now
         if standing.number <= before.number:
             return
-        returned, returned_before = _returned(standing), _returned(before)
+        more_returned = [latest - earlier for latest, earlier in zip(returned(standing), returned(before), strict=True)]
         for d, bucket in self._buckets.items():
-            if returned[d] > returned_before[d]:
+            if more_returned[d] > 0:
                 bucket.refill(now)
-                bucket.put_back(returned[d] - returned_before[d])
+                bucket.put_back(more_returned[d])
         self._fade(now)
-        for d, (spent, spent_before) in enumerate(zip(_spent(standing), _spent(before), strict=True)):
-            self._use[d] += (spent - spent_before) / USE_OVER_S
+        for d, (latest, earlier) in enumerate(zip(spent(standing), spent(before), strict=True)):
+            self._use[d] += (latest - earlier) / USE_OVER_S
         member.standing = standing
 
         throttled = standing.throttled - before.throttled
@@ -251,12 +211,12 @@ class Pool:
             now,
             replies=standing.accepted - before.accepted,
             latency_s=standing.latency_s - before.latency_s,
-            in_flight=self._in_flight + standing.in_flight - before.in_flight,
-            waiting=self._waiting or standing.waiting.requests > 0,
+            in_flight=self._slots.in_flight + standing.in_flight - before.in_flight,
+            waiting=self._slots.waiting or standing.waiting.requests > 0,
             limit_binds=limit_binds or now < self._closed_until,
             rate_binds=limit_binds and self._binding == REQUESTS and self._paced_by_controller(),
         )
-        self._in_flight += standing.in_flight - before.in_flight
+        self._slots.in_flight += standing.in_flight - before.in_flight
 
     def _fade(self, now: float) -> None:
         elapsed = now - self._used_at
@@ -286,7 +246,7 @@ class Pool:
             bucket = self._buckets.get(d)
             if bucket is None:
                 first = 1.0 if d == REQUESTS else 0.0
-                self._buckets[d] = Bucket(rate, math.inf, max(first, FIRST_LEVEL_S * rate), now)
+                self._buckets[d] = Bucket(rate, max(first, BURST_S * rate), max(first, FIRST_LEVEL_S * rate), now)
             else:
                 bucket.refill(now)
                 bucket.rate = rate
@@ -303,34 +263,26 @@ class Pool:
             due_s = max(one.asked[d] / bucket.rate for d, bucket in self._buckets.items()) if self._buckets else 0.0
             one.claim_s = min(one.claim_s + step, due_s)
             for d, bucket in self._buckets.items():
-                self._kept_back[d] += _kept_for(one, d, bucket.rate)
+                self._kept_back[d] += one.kept_back(d, bucket.rate)
                 lacking[d] = max(lacking[d], one.lacks[d])
         for d, bucket in self._buckets.items():
             bucket.capacity = lacking[d] + BURST_S * bucket.rate
 
-        members = self._members.values()
-        self._level, self._extra = max_min(self._window, [one.slots_wanted for one in members])
-        self._slots_held = sum(one.slots_held for one in members)
-        self._slots_claimed = sum(self._slots_claimed_by(one) for one in members)
-        self._starving = sum(one.starves for one in members)
-        self._yielding = sum(one.yields for one in members)
-        self._in_flight = sum(one.standing.in_flight for one in members)
-        self._waiting = any(one.standing.waiting.requests for one in members)
+        self._slots.sweep(self._members.values(), self._window)
 
-    def _grant_rates(self, member: _Member) -> None:
+    def _grant_rates(self, member: Member) -> None:
         standing, buckets = member.standing, self._buckets
         limited = frozenset(buckets)
-        spent, returned = _spent(standing), _returned(standing)
         for d in limited - member.limited:
-            member.granted[d] = spent[d] + returned[d]
+            member.granted[d] = spent(standing)[d] + returned(standing)[d]
         # Requests are spent one by one, so more than was granted was spent before there was a limit: forgotten.
-        member.granted[REQUESTS] = max(member.granted[REQUESTS], spent[REQUESTS] + returned[REQUESTS])
+        member.granted[REQUESTS] = max(member.granted[REQUESTS], standing.spent.requests + standing.returned.requests)
         member.limited = limited
         wanted, smallest = vector(standing.wanted), vector(standing.smallest)
         asked = [0.0, 0.0, 0.0, 0.0]
         lacks = [0.0, 0.0, 0.0, 0.0]
         for d in limited:
-            left = _left(member, d)
+            left = member.left(d)
             asked[d] = max(0.0, wanted[d] - left)
             lacks[d] = max(0.0, smallest[d] - left)
             if d in self._untouched:  # or the first request would be waited for as long as its tokens take to flow in
@@ -338,7 +290,7 @@ class Pool:
         given, borrowed = self._what_is_there_for(member, asked, lacks)
         cost_s = 0.0
         for d, bucket in buckets.items():
-            self._kept_back[d] -= _kept_for(member, d, bucket.rate)
+            self._kept_back[d] -= member.kept_back(d, bucket.rate)
             bucket.take(given[d])
             if given[d]:
                 self._untouched.discard(d)
@@ -348,9 +300,9 @@ class Pool:
         member.asked = asked
         member.lacks = [max(0.0, lack - give) for lack, give in zip(lacks, given, strict=True)]
         for d, bucket in buckets.items():
-            self._kept_back[d] += _kept_for(member, d, bucket.rate)
+            self._kept_back[d] += member.kept_back(d, bucket.rate)
 
-    def _what_is_there_for(self, member: _Member, asked: list[float], lacks: list[float]) -> tuple[list[float], bool]:
+    def _what_is_there_for(self, member: Member, asked: list[float], lacks: list[float]) -> tuple[list[float], bool]:
         """What a member is given of what it asks; and whether that is more than what others are due leaves.
 
         Never less than its smallest request needs, or nothing at all: pieces in many hands would help nobody.
@@ -362,7 +314,7 @@ class Pool:
         part = 1.0
         free = [0.0, 0.0, 0.0, 0.0]
         for d, bucket in buckets.items():
-            own = _kept_for(member, d, bucket.rate)
+            own = member.kept_back(d, bucket.rate)
             others = max(0.0, self._kept_back[d] - own)
             # When the bucket overflows, more is due than there is: then each has its part of what there is.
             free[d] = max(0.0, bucket.level - others, bucket.level * own / (own + others) if own else 0.0)
@@ -391,37 +343,6 @@ class Pool:
     def _window(self) -> int:
         return max(1, int(self._controller.window))
 
-    def _grant_slots(self, member: _Member, now: float) -> None:
-        held_before, starved_before, yielded_before = member.slots_held, member.starves, member.yields
-        claimed_before = self._slots_claimed_by(member)
-        fair = self._fair_slots(member)
-        free = max(0, self._window - (self._slots_held - held_before))
-        to_spare = self._window - (self._slots_claimed - claimed_before)
-        told = min(free, max(math.floor(fair), min(math.ceil(fair), to_spare)))
-        if self._level < 1:
-            told = min(told, self._turn(member, free, now))
-        if bool(told) != bool(member.told):
-            member.turn_from = now
-        member.told = told
-        self._slots_held += member.slots_held - held_before
-        self._slots_claimed += self._slots_claimed_by(member) - claimed_before
-        self._starving += member.starves - starved_before
-        self._yielding += member.yields - yielded_before
-
-    def _fair_slots(self, member: _Member) -> float:
-        return min(member.slots_wanted, self._level) + HEADROOM * self._extra
-
-    def _slots_claimed_by(self, member: _Member) -> int:
-        """What a member holds, or is due in whole slots, if that is more."""
-        return max(member.slots_held, math.floor(self._fair_slots(member)))
-
-    def _turn(self, member: _Member, free: int, now: float) -> int:
-        """Fewer slots than members: each has one for a while, and the one that has waited longest is next."""
-        if member.slots_held:
-            return int(now - member.turn_from < TURN_S or self._starving <= self._yielding)
-        earlier = sum(one.starves and one.turn_from < member.turn_from for one in self._members.values())
-        return int(earlier < free)
-
     # Words
 
     def _bound_by(self, now: float) -> str | None:
@@ -432,25 +353,8 @@ class Pool:
             if self._binding == REQUESTS and self._paced_by_controller() and rate is not None:
                 return f"{words} (found by the controller: {60 * rate:,.0f})"
             return words
-        if self._waiting and self._in_flight >= 0.8 * self._window:
+        if self._slots.waiting and self._slots.in_flight >= 0.8 * self._window:
             if self._controller.is_capped:
                 return f"requests in flight ({self._window})"
             return f"requests in flight (found by the controller: {self._window})"
         return None
-
-
-def _spent(standing: Standing) -> Vector:
-    return vector(standing.spent)
-
-
-def _returned(standing: Standing) -> Vector:
-    back = standing.returned
-    return (back.requests, back.tokens, back.input_tokens, back.output_tokens)
-
-
-def _left(member: _Member, d: int) -> float:
-    return member.granted[d] - _spent(member.standing)[d] - _returned(member.standing)[d]
-
-
-def _kept_for(member: _Member, d: int, rate: float) -> float:
-    return max(0.0, min(member.asked[d], member.claim_s * rate))

@@ -39,6 +39,7 @@ class Trials:
     def __init__(self, now: float) -> None:
         self._kind = _Kind.AS_IS
         self._from = now
+        self._settled = True
         self._replies = 0
         self._steps = 0
         self._kept_window = 0.0
@@ -55,7 +56,7 @@ class Trials:
 
     def is_settling(self, now: float) -> bool:
         """Whether requests sent under the former window are still coming home."""
-        return now < self._from
+        return not self._settled and now < self._from
 
     def step(
         self,
@@ -82,7 +83,9 @@ class Trials:
         Returns:
             The window from now on.
         """
-        if self.is_settling(now):
+        if not self._settled:
+            if not self.is_settling(now):
+                self._settled, self._from = True, now  # counted from here on: these replies began before
             return window
         self._replies += replies
         since = now - self._from
@@ -142,7 +145,8 @@ class Trials:
     def _begin(self, kind: _Kind, now: float, window: float, latency_s: float, most: float) -> float:
         self._kind = kind
         self._replies = 0
-        self._from = now if kind is _Kind.AS_IS else now + latency_s
+        self._settled = kind is _Kind.AS_IS
+        self._from = now if self._settled else now + latency_s
         if kind is _Kind.LARGER:
             return min(most, max(window * self._factor, window + 1))
         if kind is _Kind.SMALLER:

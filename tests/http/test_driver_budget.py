@@ -85,10 +85,10 @@ class Member:
 def spend(clock, members, seconds, step_s=0.25):
     """What each member uses in so many seconds of the pool's time."""
     before = [member.spent for member in members]
-    for _ in range(round(seconds / step_s)):
-        clock.now += step_s
-        for member in members:
-            member.report()
+    for number in range(round(seconds / step_s)):
+        for turn in range(len(members)):
+            clock.now += step_s / len(members)
+            members[(number + turn) % len(members)].report()
     return [member.spent - used for member, used in zip(members, before, strict=True)]
 
 
@@ -99,6 +99,18 @@ def test_busy_tasks_share_and_together_stay_within_the_limit(service, connect, b
     used = spend(clock, members, 20)
     assert 0.97 * 2000 <= sum(used) <= 2000 + RPM / 60
     assert max(used) <= 1.2 * min(used)
+
+
+def test_a_budget_that_nobody_asks_for_a_while_saves_up_nothing(service, connect, budget, clock):
+    """A call is opened when a query is analysed; its first task may ask many seconds later."""
+    service.open_call("call-1", budget=budget)
+    member = Member(connect(), 0)
+    clock.now += 60
+    assert member.report(waiting=1000).grant.requests <= RPM / 60
+    spend(clock, [member], 5)
+    clock.now += 3
+    before = member.granted
+    assert member.report(waiting=1000).grant.requests - before <= RPM / 60
 
 
 def test_an_idle_tasks_share_goes_to_the_busy_one_and_comes_back(service, connect, budget, clock):

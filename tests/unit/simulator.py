@@ -200,6 +200,8 @@ class World:
         self.random = random.Random(seed)
         self.clock = VirtualClock()
         self.pool = None
+        self.also = None
+        """A coroutine function that runs beside the tasks."""
         self.ended_at = None
 
     def run(self):
@@ -211,9 +213,10 @@ class World:
         slots = asyncio.Semaphore(self.slots)
         expiry = asyncio.ensure_future(self._expire())
         running = [asyncio.ensure_future(self._task(task, slots)) for task in self.tasks]
+        also = [asyncio.ensure_future(self.also())] if self.also else []
         await asyncio.wait(running, timeout=self.until)
         self.ended_at = self.clock.now()
-        for one in (*running, expiry):
+        for one in (*running, *also, expiry):
             one.cancel()
         results = await asyncio.gather(*running, return_exceptions=True)
         for error in results:

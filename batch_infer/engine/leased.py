@@ -36,9 +36,12 @@ LIKELY = 1.5
 class _Waiter:
     """One request in `acquire`."""
 
-    __slots__ = ("future", "need", "since", "vector")
+    __slots__ = ("again", "future", "need", "since", "vector")
 
-    def __init__(self, need: Amount, need_vector: Vector, since: float, future: asyncio.Future[int]) -> None:
+    def __init__(
+        self, need: Amount, need_vector: Vector, since: float, future: asyncio.Future[int], *, again: bool
+    ) -> None:
+        self.again = again
         self.need = need
         self.vector = need_vector
         self.since = since
@@ -48,7 +51,7 @@ class _Waiter:
 class LeasedPermits:
     """A task's side of a shared budget: it may use what `take` brings. No I/O.
 
-    Contract: requests are admitted in their order, but one that is too large for what is there lets smaller ones pass
+    Contract: requests are admitted in their order, repeated ones first, but one that is too large for what is there lets smaller ones pass
     while half of what comes in is saved for it. Nothing is admitted before the first grant, nor `Grant.valid_s` after
     the last one, nor for a moment after the first throttle of an epoch: throttles come quickly, and each would be
     followed by the next until the pool's answer is there. All methods belong to the event loop, except `standing` and
@@ -105,7 +108,7 @@ class LeasedPermits:
             return max(1, int(self._limits.max_concurrency))
         return max(IN_FLIGHT_PER_TASK, min(MOST_IN_FLIGHT_PER_TASK, 2 * self._may_fly))
 
-    async def acquire(self, need: Amount) -> Permit:
+    async def acquire(self, need: Amount, *, again: bool = False) -> Permit:
         """See `Permits.acquire`."""
         need_vector = vector(need)
         self._refuse_what_never_fits(need_vector)
@@ -114,8 +117,8 @@ class LeasedPermits:
             if not self._queue and self._opens_at(now) <= now and self._lease.fits(need_vector):
                 self._admit(need_vector, now)
                 return Permit(need, self._epoch, 0.0)
-            waiter = _Waiter(need, need_vector, now, asyncio.get_running_loop().create_future())
-            self._queue.append(waiter)
+            waiter = _Waiter(need, need_vector, now, asyncio.get_running_loop().create_future(), again=again)
+            self._enter(waiter)
             for d in DIMENSIONS:
                 self._waiting[d] += need_vector[d]
             self._least = None
@@ -128,6 +131,13 @@ class LeasedPermits:
             self._abandon(waiter)
             raise
         return Permit(need, epoch, max(0.0, self._clock.now() - waiter.since))
+
+    def _enter(self, waiter: _Waiter) -> None:
+        if not waiter.again:
+            self._queue.append(waiter)
+            return
+        ahead = next((i for i, other in enumerate(self._queue) if not other.again), len(self._queue))
+        self._queue.insert(ahead, waiter)
 
     def _abandon(self, waiter: _Waiter) -> None:
         with self._lock:

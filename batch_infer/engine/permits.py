@@ -43,8 +43,13 @@ class Permits(Protocol):
         """Requests that may be waiting in `acquire` and in flight, together; may change while running."""
         ...
 
-    async def acquire(self, need: Amount) -> Permit:
+    async def acquire(self, need: Amount, *, again: bool = False) -> Permit:
         """Waits until a request may be sent that needs about so much.
+
+        Args:
+            need: An estimate.
+            again: It has been sent before, and goes before those that have not: else a throttled request would lose its
+                turn to newer ones, and be throttled again.
 
         Raises:
             RowRejected: no limit will ever allow so many tokens (`kind` `too_large`).

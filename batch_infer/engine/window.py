@@ -313,7 +313,8 @@ class Run:
         latency_s = wait_s = 0.0
         while True:
             try:
-                permit = await self._acquire(Amount(1, prompt_tokens, self._estimate.tokens * len(rows)), wait_s)
+                need = Amount(1, prompt_tokens, self._estimate.tokens * len(rows))
+                permit = await self._acquire(need, wait_s, again=state.attempts > 0)
             except RowRejected as error:
                 await self._give_up(rows, state, error, None)
                 return
@@ -382,7 +383,7 @@ class Run:
             seen=self._seen(),
         )
 
-    async def _acquire(self, need: Amount, pause_s: float) -> Permit | None:
+    async def _acquire(self, need: Amount, pause_s: float, *, again: bool) -> Permit | None:
         """A permit, after a pause; `None` when nothing further is to be sent."""
         if self._halted is not None:
             return None
@@ -391,7 +392,7 @@ class Run:
         try:
             if pause_s > 0:
                 await self._clock.sleep(pause_s)
-            return await self._permits.acquire(need)
+            return await self._permits.acquire(need, again=again)
         except asyncio.CancelledError:
             if self._halted is None or self._error is not None:
                 raise

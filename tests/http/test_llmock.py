@@ -159,13 +159,13 @@ def test_the_verdict_on_throttles_failures_and_delays(process, llmock, fields):
 
 
 def test_the_verdict_on_a_quota(process, address, tmp_path):
-    """A token bucket of 240 a minute, asked for 6 more than it holds: what is refused waits as long as it is told."""
+    """A token bucket of 240 a minute, asked for 10 more than it holds: what is refused waits as long as it is told."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [Path(sys.executable).with_name("llmock"), "serve", "--port", str(port), "--rpm", "240"]
     with running(command, f"{url}/_llmock/verdict", tmp_path / "log"):
         given = {"base_url": f"{url}/v1", "max_concurrency": 8}
-        outcomes = run(process, [f"p{i}" for i in range(246)], **given)
+        outcomes = run(process, [f"p{i}" for i in range(250)], **given)
         judged = verdict(url)
     assert all(outcome.failure is None for outcome in outcomes)
     assert judged["passed"]

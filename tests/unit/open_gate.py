@@ -16,7 +16,7 @@ class OpenGate:
         self._clock = clock
         self._opens_at = 0.0
 
-    async def acquire(self, need):
+    async def acquire(self, need, *, again=False):
         if self.most_tokens is not None and need.input_tokens + need.output_tokens > self.most_tokens:
             raise RowRejected("too many tokens", kind="too_large")
         self.needs.append(need)

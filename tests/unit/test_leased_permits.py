@@ -175,6 +175,24 @@ def test_a_large_request_lets_smaller_ones_pass_and_still_has_its_turn():
     assert passed > 70, "the other half lets small ones pass"
 
 
+def test_repeated_requests_go_first_in_their_order():
+    async def scenario(permits, clock, hurries):
+        order = []
+
+        async def one(name, *, again):
+            await permits.acquire(ONE, again=again)
+            order.append(name)
+
+        names = ("new 1", "again 1", "new 2", "again 2")
+        tasks = [asyncio.ensure_future(one(name, again=name.startswith("again"))) for name in names]
+        await clock.sleep(1)
+        permits.take(OPEN)
+        await asyncio.gather(*tasks)
+        return order
+
+    assert virtual(scenario) == ["again 1", "again 2", "new 1", "new 2"]
+
+
 def test_a_request_that_no_limit_ever_allows_is_refused_at_once():
     for limits, need in (
         (Limits(tokens_per_minute=100), Amount(1, 60, 41)),

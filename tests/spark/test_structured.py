@@ -286,5 +286,6 @@ def test_a_nested_schema_on_the_embedded_model(spark):
 
 @pytest.mark.local_model
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # some three seconds a row
 def test_a_hundred_typed_rows_of_the_embedded_model(spark):
     ask_the_local_model(spark, 100)

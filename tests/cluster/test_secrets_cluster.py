@@ -31,6 +31,8 @@ def test_a_late_key_reaches_the_executors_and_is_in_no_setting_log_closure_or_pa
         **standalone_cluster.conf,
         "spark.eventLog.enabled": "true",
         "spark.eventLog.dir": events.as_uri(),
+        "spark.eventLog.compress": "false",  # what is searched must be readable
+        "spark.sql.parquet.compression.codec": "uncompressed",
         "spark.local.dir": str(local),
         "spark.sql.warehouse.dir": str(tmp_path / "warehouse"),
         "spark.batch_infer.ledger": str(tmp_path / "ledger"),
@@ -53,8 +55,9 @@ def test_a_late_key_reaches_the_executors_and_is_in_no_setting_log_closure_or_pa
     assert "env:BATCH_INFER_TEST_KEY" in said["closure"], "the reference travels"
     assert KEY not in done.stdout + done.stderr
     assert len(recorded.read_bytes()) > 1000, "the workers spoke to the driver through the recorder"
+    logged = b"".join(path.read_bytes() for path in events.rglob("*") if path.is_file())
+    assert b"SQLExecutionStart" in logged
     found, searched = holders(tmp_path)  # events, ledger, output, shuffle files, packets
     assert (found, searched > 10) == ([], True)
-    assert any(b"SparkListenerSQLExecutionStart" in path.read_bytes() for path in events.rglob("*") if path.is_file())
     found, _ = holders(standalone_cluster.folder)  # the executors' own logs and copies
     assert found == []

@@ -493,6 +493,8 @@ class Run:
         self._retained_bytes += _reply_bytes(outcome)
         if outcome.failure is None:
             self._tally.rows_done += 1
+        elif outcome.from_ledger:
+            self._tally.rows_failed += 1  # it failed before, and says nothing about this run
         else:
             self._tally.fail(outcome.failure.kind)
         self._one_less(opened)

@@ -372,6 +372,7 @@ def test_a_known_failure_is_that_row_again_without_a_call():
     assert [o.failure and o.failure.kind for o in flat(finished)] == [None, None, None, "bad_request", None, None]
     assert sorted(prompts for _, prompts in server.calls) == [[str(i)] for i in range(6) if i != 3]
     assert (tally.rows_done, tally.rows_failed, tally.rows_from_ledger) == (5, 1, 0)
+    assert tally.failures == {}, "what failed before does not end this run early"
 
 
 def test_a_known_failure_stops_a_run_that_fails_at_the_first_one():

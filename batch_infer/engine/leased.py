@@ -52,10 +52,10 @@ class LeasedPermits:
     """A task's side of a shared budget: it may use what `take` brings. No I/O.
 
     Contract: requests are admitted in their order, repeated ones first, but one that is too large for what is there
-    lets smaller ones pass while half of what comes in is saved for it. Nothing is admitted before the first grant, nor `Grant.valid_s` after
-    the last one, nor for a moment after the first throttle of an epoch: throttles come quickly, and each would be
-    followed by the next until the pool's answer is there. All methods belong to the event loop, except `standing` and
-    `is_void`.
+    lets smaller ones pass while half of what comes in is saved for it. Nothing is admitted before the first grant, nor
+    `Grant.valid_s` after the last one, nor for a moment after the first throttle of an epoch: throttles come quickly,
+    and each would be followed by the next until the pool's answer is there. All methods belong to the event loop,
+    except `standing` and `is_void`.
 
     Args:
         limits: The endpoint's configured limits, for the whole cluster.

@@ -26,13 +26,16 @@ from batch_infer.contract.errors import (
     SinkError,
     Throttled,
     Transient,
+    WrongReply,
 )
+from batch_infer.contract.schema import schema_to_ddl
 
 if TYPE_CHECKING:
     from batch_infer.spark.column import ai_query
     from batch_infer.spark.inference_table import inference_table
     from batch_infer.spark.job import RunSummary
     from batch_infer.spark.sql import register
+    from batch_infer.spark.vectors import is_normalized
     from batch_infer.surface.run import run
 
 __version__ = "0.1.0"
@@ -49,16 +52,20 @@ __all__ = [
     "SinkError",
     "Throttled",
     "Transient",
+    "WrongReply",
     "ai_query",
     "inference_table",
+    "is_normalized",
     "register",
     "register_endpoint",
     "run",
+    "schema_to_ddl",
 ]
 
 _IN_SPARK = {
     "inference_table": "batch_infer.spark.inference_table",
     "ai_query": "batch_infer.spark.column",
+    "is_normalized": "batch_infer.spark.vectors",
     "register": "batch_infer.spark.sql",
     "run": "batch_infer.surface.run",
     "RunSummary": "batch_infer.spark.job",

@@ -12,6 +12,8 @@ from batch_infer.surface.progress import summary_lines
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
+STOPPED_EARLY = 3
+"""The exit status when the table was written, and some of its rows were never sent."""
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     finally:
         spark.stop()
     print("\n".join(summary_lines(summary)))
-    return 0
+    return STOPPED_EARLY if summary.stopped_early is not None else 0
 
 
 if __name__ == "__main__":

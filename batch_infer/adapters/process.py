@@ -6,14 +6,16 @@ Made lazily after the fork; a changed process id makes a new one. Does not know 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from typing import Any
 
 from batch_infer.adapters.driver.client import DriverClient
 from batch_infer.adapters.driver.protocol import ServiceAddress
 from batch_infer.adapters.ledger import Ledger
+from batch_infer.adapters.tokens import Token, TokenSource
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.contract.endpoint import Endpoint
@@ -31,6 +33,7 @@ class WorkerProcess:
         self._transports: dict[tuple[Any, ...], Transport] = {}
         self._clients: dict[ServiceAddress, DriverClient] = {}
         self._ledgers: dict[str, Ledger] = {}
+        self._tokens: dict[Hashable, TokenSource] = {}
         threading.Thread(target=self._run, name="batch_infer-loop", daemon=True).start()
 
     @classmethod
@@ -44,12 +47,25 @@ class WorkerProcess:
         """Runs a coroutine on the loop and blocks for its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    @contextlib.contextmanager
+    def meanwhile(self, work: Coroutine[Any, Any, Any]) -> Iterator[None]:
+        """Runs a coroutine on the loop while the block runs, and cancels it at its end."""
+        task = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            yield
+        finally:
+            task.cancel()
+
     def transport(self, endpoint: Endpoint) -> Transport:
         """The HTTP client for an endpoint's connection settings."""
         settings = (endpoint.transport, endpoint.connect_timeout_s, endpoint.ca_file)
         if settings not in self._transports:
             self._transports[settings] = self.wait(_open(endpoint))
         return self._transports[settings]
+
+    def tokens(self, identity: Hashable, fetch: Callable[[], Awaitable[Token]]) -> TokenSource:
+        """The bearer tokens of one client at one workspace, whatever the call; made with `fetch` the first time."""
+        return self._tokens.setdefault(identity, TokenSource(fetch))
 
     def client(self, address: ServiceAddress | None) -> DriverClient | None:
         """The connection to a driver's service."""

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from batch_infer.adapters.local.models import LOCAL_MODELS
+from batch_infer.adapters.unregistered import LOCAL_TASKS, PROVIDER_NAMES, unregistered
 from batch_infer.contract.endpoint import Endpoint, build_endpoint
 from batch_infer.contract.errors import ConfigError
 
@@ -26,7 +26,6 @@ SETTING = "spark.batch_infer.endpoint."
 """Prefix of the Spark settings `spark.batch_infer.endpoint.<name>.<field>`."""
 FILE_SETTING = "spark.batch_infer.endpoints_file"
 FILE_VARIABLE = "BATCH_INFER_ENDPOINTS"
-LOCAL_TASKS = {"chat": "chat", "embed": "embeddings"}
 
 _registered: dict[str, Mapping[str, Any]] = {}
 _lock = threading.Lock()
@@ -57,7 +56,7 @@ def find_endpoint(name: str, settings: Mapping[str, str]) -> Endpoint:
         settings: Spark settings.
 
     Raises:
-        ConfigError: there is none; names the nearest, and all that exist.
+        ConfigError: there is none; names the nearest, all that exist, and the providers.
     """
     with _lock:
         known: dict[str, Mapping[str, Any]] = dict(_registered)
@@ -66,7 +65,7 @@ def find_endpoint(name: str, settings: Mapping[str, str]) -> Endpoint:
             known[other] = {**fields, **known.get(other, {})}
     found = known.get(name)
     if found is None:
-        found = _unregistered(name)
+        found = unregistered(name)
     if found is None:
         raise _unknown(name, sorted(known))
     return build_endpoint(name, found)
@@ -102,36 +101,18 @@ def _from_file(settings: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
     return tables
 
 
-def _unregistered(name: str) -> Mapping[str, Any] | None:
-    provider, slash, model = name.partition("/")
-    if not slash or not model:
-        return None
-    if provider == "local" and model in LOCAL_TASKS:
-        return {
-            "provider": "local",
-            "model": LOCAL_MODELS[model].model_id,
-            "task": LOCAL_TASKS[model],
-            "max_concurrency": LOCAL_MODELS[model].slots,
-            "inputs_per_request": 16,
-            "usd_per_million_prompt_tokens": 0,
-            "usd_per_million_completion_tokens": 0,
-        }
-    if provider == "openai":
-        return {
-            "base_url": os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
-            "model": model,
-            "task": "embeddings" if "embedding" in model else "chat",
-            "api_key": "env:OPENAI_API_KEY",
-        }
-    return None
-
-
 def _unknown(name: str, known: list[str]) -> ConfigError:
     offered = [*known, *(f"local/{model}" for model in LOCAL_TASKS)]
     near = get_close_matches(name, offered, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    provider, slash, _ = name.partition("/")
+    if slash and provider not in PROVIDER_NAMES:
+        close = get_close_matches(provider, PROVIDER_NAMES, n=1)
+        nearest = f"; the nearest is {close[0]!r}" if close else ""
+        hint += f" {provider[:40]!r} is no provider{nearest}."
+    models = ", ".join(f"'{other}/<model>'" for other in PROVIDER_NAMES if other != "local")
     return ConfigError(
-        f"there is no endpoint {name!r}.{hint} Known are: {', '.join(offered)}, and 'openai/<model>'. "
+        f"there is no endpoint {name!r}.{hint} Known are: {', '.join(offered)}, and without registration {models}. "
         "Register one with batch_infer.register_endpoint(...) or the settings "
         "spark.batch_infer.endpoint.<name>.<field>."
     )

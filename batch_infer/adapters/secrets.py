@@ -9,13 +9,15 @@ import hmac
 import importlib
 import logging
 import os
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.secret import SecretReference
 
 MAX_FILE_BYTES = 64 * 1024
 """A file that holds more is not a key; the bound keeps `file:/dev/zero` from filling the memory."""
+SDK_TIMEOUT_S = 20
+"""databricks-sdk asks the workspace before it authenticates, and would try for five minutes."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def resolve(reference: SecretReference) -> str | None:
 
     Contract: reads the environment or the file anew each time and keeps nothing. A trailing line break is stripped.
     `None` means that the place is not there for this process: variable unset or empty, no such file, no permission,
-    Databricks not reachable or not installed. May block on the network for `databricks:`.
+    Databricks not reachable or not installed. May block on the network for `databricks:` and
+    `databricks-sdk:`.
 
     Raises:
         ConfigError: the place is there, and what it holds cannot be a key: an empty file, a line break or a character
@@ -65,8 +68,10 @@ def resolve(reference: SecretReference) -> str | None:
         value: str | None = os.environ.get(reference.locator)
     elif reference.scheme == "file":
         value = _read_file(reference)
-    else:
+    elif reference.scheme == "databricks":
         value = _ask_databricks(reference)
+    else:
+        value = databricks_token(reference.locator)
     return None if value is None else _checked(reference, value)
 
 
@@ -76,11 +81,13 @@ def unresolved_message(reference: SecretReference) -> str:
         "env": f"the environment variable {reference.locator} is not set, or empty",
         "file": f"the file {reference.locator} does not exist, or cannot be read",
         "databricks": "neither dbutils nor databricks-sdk could read it (not installed, no access, or no such key)",
+        "databricks-sdk": "databricks-sdk is not installed, or finds no credentials",
     }[reference.scheme]
     todo = {
         "env": f"Set {reference.locator} where the driver runs (os.environ in a notebook will do) and run again.",
         "file": "Put the key there, on the driver or on every worker, readable by the user that Spark runs as.",
         "databricks": "Check the scope and the key's name, and that the user who runs the job may read the scope.",
+        "databricks-sdk": "Set DATABRICKS_TOKEN, or DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET.",
     }[reference.scheme]
     return f"the secret '{reference}' was found neither on the worker nor on the driver: {what}. {todo}"
 
@@ -129,3 +136,28 @@ def _ask_databricks(reference: SecretReference) -> str | None:
     except Exception as error:  # noqa: BLE001 - as above
         _log.debug("databricks-sdk cannot read the secret '%s': %s.", reference, type(error).__name__)
     return None
+
+
+def databricks_config(profile: str = "default") -> Any | None:
+    """databricks-sdk's configuration (host and authentication), or `None` where it is not installed or finds none."""
+    try:
+        sdk = importlib.import_module("databricks.sdk.config")
+        bounds = {"http_timeout_seconds": SDK_TIMEOUT_S, "retry_timeout_seconds": SDK_TIMEOUT_S}
+        return sdk.Config(**bounds) if profile == "default" else sdk.Config(profile=profile, **bounds)
+    except Exception as error:  # noqa: BLE001 - any failure means "not here"; its text may quote a header
+        _log.debug("databricks-sdk has no configuration here: %s.", type(error).__name__)
+        return None
+
+
+def databricks_token(profile: str) -> str | None:
+    """A bearer token by databricks-sdk's own authentication; a fresh one where that renews them."""
+    config = databricks_config(profile)
+    if config is None:
+        return None
+    try:
+        header = str(config.authenticate().get("Authorization", ""))
+    except Exception as error:  # noqa: BLE001 - as above
+        _log.debug("databricks-sdk cannot authenticate here: %s.", type(error).__name__)
+        return None
+    scheme, _, token = header.partition(" ")
+    return token if scheme == "Bearer" else None

@@ -8,30 +8,30 @@ Does not know Arrow or Spark: `spark.udf` turns batches into requests and outcom
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from batch_infer.adapters.credentials import open_credentials
 from batch_infer.adapters.driver.client import DriverClient, DriverError
-from batch_infer.adapters.driver.protocol import ServiceAddress
+from batch_infer.adapters.driver.protocol import Directive, ServiceAddress
 from batch_infer.adapters.driver.reporter import Reporter
+from batch_infer.adapters.leases import Leases
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
 from batch_infer.adapters.process import Feed, WorkerProcess
-from batch_infer.adapters.secrets import resolve
 from batch_infer.adapters.sender import Sender
-from batch_infer.adapters.wire.openai import OpenAIWire
+from batch_infer.adapters.wire.choose import open_wire
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
+from batch_infer.contract.ledger import type_digest
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
-from batch_infer.contract.secret import SecretReference
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.contract.typed import TypeJson
 from batch_infer.engine.clock import SystemClock
-from batch_infer.engine.permits import LocalShare
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
@@ -51,6 +51,8 @@ class CallPlan:
     """The wire's `response_format` as JSON."""
     result_type: TypeJson
     """T, in Spark's JSON form."""
+    format_type: TypeJson | None = None
+    """The type that `responseFormat` was given as, in Spark's JSON form, where it was given as DDL."""
     fail_on_error: bool
     slots: int
     """Tasks that can run at the same time in the cluster, by which limits are divided."""
@@ -58,8 +60,17 @@ class CallPlan:
     """The driver's service; `None` where there is none."""
     ledger: str | None = None
     """Path or URI of the ledger; `None` remembers nothing."""
-    fresh_since: float | None = None
-    """Ask again, although answers are known from before this time (seconds since 1970)."""
+    run: str = ""
+    """Names the run in the ledger: the call, or the job and its continuation (`contract.ledger.same_run`)."""
+    fresh: bool = False
+    """Ask again, although answers are known from other runs."""
+    retry_failed: bool = False
+    """Ask again for what failed in other runs, even where the same failure is to be expected."""
+
+    def reader(self) -> ReplyReader:
+        """Reads this call's replies; made once per task, because it may compile a JSON Schema."""
+        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
+        return ReplyReader(self.result_type, response_format, self.format_type)
 
     def identity(self) -> CallIdentity:
         """What all rows' keys share."""
@@ -86,23 +97,22 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
     def count() -> Counters:
         return tally.snapshot(plan.endpoint)
 
-    if client is not None:
-        directive = client.report(plan.call_id, task, count())
-        if directive is not None and directive.stop:
-            raise JobRejected(directive.stop, kind="stopped")
-    send = _open_sender(plan, process, client)
     clock = SystemClock()
-    with contextlib.closing(_open_store(plan, process, task, follow_twins=ordered)) as store:
+    leases = Leases(plan.endpoint, plan.slots, clock, process.loop, tally)
+    directive = _check_in(client, plan, task, count(), leases)
+    send, sender = _open_sender(plan, process, client)
+    with contextlib.closing(_open_store(plan, process, task)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
             feed,
             send,
-            LocalShare(plan.endpoint, plan.slots, clock, random.random),
+            leases.permits,
             store,
             clock,
             policy=RetryPolicy.of(plan.endpoint),
             bounds=bounds_of(plan),
             fail_fast=plan.fail_on_error,
+            seen=lambda: sender.seen,
             coalesce=plan.ledger is not None,
             ordered=ordered,
             tally=tally,
@@ -111,8 +121,46 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
         def stop(reason: str) -> None:
             process.loop.call_soon_threadsafe(run.stop, JobRejected(reason, kind="stopped"))
 
-        with _reporting(client, plan, task, count, stop):
+        def halt(reason: str) -> None:
+            process.loop.call_soon_threadsafe(run.halt, reason)
+
+        reporter = None
+        if client is not None:
+            reporter = Reporter(
+                client,
+                plan.call_id,
+                task,
+                count,
+                stop,
+                on_halt=halt,
+                standing=leases.permits.standing,
+                on_grant=leases.take,
+            )
+            leases.hurry = reporter.hurry
+        if directive.halt:
+            halt(directive.halt)
+        with _reporting(reporter), process.meanwhile(leases.keep()):
             yield from _results(run, feed, process)
+
+
+def _check_in(
+    client: DriverClient | None, plan: CallPlan, task: TaskId, counters: Counters, leases: Leases
+) -> Directive:
+    """Asks the driver whether to begin at all, and for the first grant.
+
+    Raises:
+        JobRejected: the call is to stop.
+    """
+    directive = None
+    if client is not None:
+        directive = client.report(plan.call_id, task, counters, standing=leases.permits.standing())
+    if directive is None:
+        return Directive()
+    if directive.stop:
+        raise JobRejected(directive.stop, kind="stopped")
+    if directive.grant is not None:
+        leases.take(directive.grant)
+    return directive
 
 
 def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]:
@@ -127,18 +175,11 @@ def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]
 
 
 @contextlib.contextmanager
-def _reporting(
-    client: DriverClient | None,
-    plan: CallPlan,
-    task: TaskId,
-    count: Callable[[], Counters],
-    stop: Callable[[str], None],
-) -> Iterator[None]:
+def _reporting(reporter: Reporter | None) -> Iterator[None]:
     """Heartbeats to the driver while the block runs; what ends the job is published before it is raised."""
-    if client is None:
+    if reporter is None:
         yield
         return
-    reporter = Reporter(client, plan.call_id, task, count, stop)
     reporter.start()
     try:
         yield
@@ -153,14 +194,14 @@ def _reporting(
 def bounds_of(plan: CallPlan) -> Bounds:
     """Packing and reservations for a call."""
     endpoint = plan.endpoint
-    if endpoint.task == "embeddings":
+    if endpoint.task in ("embeddings", "custom"):
         return Bounds(rows_per_request=endpoint.inputs_per_request, tokens_per_request=endpoint.tokens_per_request)
     parameters = msgspec.json.decode(plan.parameters)
     most = parameters.get("max_tokens") or parameters.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
     return Bounds(completion_tokens=most * (parameters.get("n") or 1))
 
 
-def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId, *, follow_twins: bool) -> NoStore | LedgerStore:
+def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore | LedgerStore:
     if plan.ledger is None:
         return NoStore()
     endpoint = plan.endpoint
@@ -177,60 +218,46 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId, *, follow_
         endpoint=endpoint.name,
         model=endpoint.model,
         price=price,
-        fresh=plan.fresh_since is not None,
-        fresh_since=plan.fresh_since,
-        twins=writer.twins() if follow_twins else None,
+        run=plan.run,
+        fresh=plan.fresh,
+        retry_failed=plan.retry_failed,
+        result_type=type_digest(plan.result_type),
+        twins=writer.twins(f"{task.stage}-{task.partition}", ledger.reads),
     )
 
 
-def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> Send:
+def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> tuple[Send, Sender]:
     endpoint = plan.endpoint
     is_local = endpoint.provider == "local"
     try:
         base_url = _local_address(plan, client) if is_local else endpoint.base_url
-        api_key = _secret(plan, client)
+        credentials = open_credentials(plan.call_id, endpoint, process, client)
     except DriverError as error:
         raise JobRejected(f"endpoint {endpoint.name!r}: {error}", kind="unreachable") from None
-    wire = OpenAIWire(
+    wire = open_wire(
         endpoint,
         base_url=base_url,
         parameters=msgspec.json.decode(plan.parameters),
         response_format=msgspec.json.decode(plan.response_format) if plan.response_format else None,
-        api_key=api_key,
+        api_key=credentials.api_key,
     )
-    transport = process.transport(endpoint)
-    sender = Sender(endpoint, wire, transport, plan.result_type)
+    transport = credentials.over(process.transport(endpoint))
+    sender = Sender(endpoint, wire, transport, plan.reader())
     if not is_local or endpoint.task != "embeddings":
-        return sender
+        return sender, sender
     tokenize = server_tokenizer(base_url, transport)
 
     async def send_fitted(requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
         inputs = await fit([str(request.content) for request in requests], tokenize)
         return await sender([replace(request, content=text) for request, text in zip(requests, inputs, strict=True)])
 
-    return send_fitted
+    return send_fitted, sender
 
 
 def _local_address(plan: CallPlan, client: DriverClient | None) -> str:
     if client is None:
         raise DriverError("its server runs on the driver, which this worker cannot reach.")
     return client.local_address(plan.call_id, "embed" if plan.endpoint.task == "embeddings" else "chat")
-
-
-def _secret(plan: CallPlan, client: DriverClient | None) -> str | None:
-    if plan.endpoint.api_key is None:
-        return None
-    reference = SecretReference.parse(plan.endpoint.api_key)
-    value = resolve(reference)
-    if value is None and client is not None:
-        value = client.secret(plan.call_id, reference)
-    if value is None:
-        raise JobRejected(
-            f"endpoint {plan.endpoint.name!r}: its api_key {str(reference)!r} leads to nothing, neither on the worker "
-            "nor on the driver. Set it on the driver before running the query.",
-            kind="authentication",
-        )
-    return value
 
 
 async def _next(results: AsyncIterator[Finished]) -> Finished | None:

@@ -14,11 +14,12 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.limits import Limits
+from batch_infer.contract.providers import PROVIDERS, check_provider, with_defaults
 from batch_infer.contract.secret import SecretReference
 
-Task = Literal["chat", "completions", "embeddings"]
+Task = Literal["chat", "completions", "embeddings", "custom"]
 TASKS: tuple[str, ...] = get_args(Task)
-PROVIDERS = ("openai", "local")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -32,21 +33,34 @@ class Endpoint:
     name: str
     """What SQL calls it."""
     provider: str = "openai"
-    """`openai`: any OpenAI-compatible server. `local`: the embedded models."""
+    """`openai`: any OpenAI-compatible server. Or `azure`, `databricks`, `anthropic`, `gemini`, `local`."""
     base_url: str = ""
-    """Up to, and without, `/chat/completions` or `/embeddings`. Empty for `local`, whose server starts on demand."""
+    """Up to, and without, `/chat/completions`, `/embeddings` or `/v1/messages`; of `azure` and `databricks` the
+    resource's or workspace's address. `anthropic` and `gemini` have a default. Empty for `local`."""
     model: str = ""
-    """As the endpoint calls it."""
+    """As the endpoint calls it; Azure's deployment. Of `databricks` the serving endpoint's name, or `endpoint/model`
+    for one model of several behind it."""
     task: str = "chat"
-    """`chat`, `completions` or `embeddings`."""
+    """`chat`, `completions`, `embeddings`, or `custom` (`databricks` only): inputs to predictions."""
+    api_version: str | None = None
+    """Azure's `api-version`; not needed where base_url ends in `/openai/v1`. Anthropic's `anthropic-version`; by
+    default the newest that takes the call's parameters."""
     api_key: str | None = None
-    """A reference: `env:NAME`, `file:/path` or `databricks:scope/key`. `None` sends no credentials."""
+    """A reference: `env:NAME`, `file:/path`, `databricks:scope/key`, `databricks-sdk:PROFILE`. `None` sends none."""
+    client_id: str | None = None
+    """OAuth machine-to-machine on `databricks`, instead of api_key: a reference to the client's id."""
+    client_secret: str | None = None
+    """A reference to the OAuth client's secret."""
     requests_per_minute: float | None = None
     """Requests, not rows: a packed embeddings request counts once. `None`: no limit of ours."""
     tokens_per_minute: float | None = None
     """Prompt and completion tokens together. `None`: no limit of ours."""
+    input_tokens_per_minute: float | None = None
+    """Prompt tokens alone, where the endpoint limits them apart. `None`: no limit of ours."""
+    output_tokens_per_minute: float | None = None
+    """Completion tokens alone. `None`: no limit of ours."""
     max_concurrency: int | None = None
-    """Requests in flight. `None`: `engine.permits.DEFAULT_IN_FLIGHT_PER_TASK` in each task."""
+    """Requests in flight. `None`: as many as the endpoint is found to take."""
     timeout_s: float = 300.0
     """Seconds for one attempt, from connecting to the last byte of the reply."""
     connect_timeout_s: float = 10.0
@@ -55,6 +69,8 @@ class Endpoint:
     """Attempts a row may use up on passing faults (connect errors, 500, 502, 504)."""
     max_ambiguous_retries: int = 1
     """Times a request that may have been billed without a usable reply is sent again."""
+    max_repairs: int = 2
+    """Times a chat model is asked to mend a reply that is not of the form asked for. Each is an attempt, and billed."""
     throttle_deadline_s: float = 1800.0
     """Seconds that a row may wait through 429, 503 and 529 before it fails."""
     inputs_per_request: int = 64
@@ -77,7 +93,25 @@ class Endpoint:
     @property
     def identity(self) -> tuple[str, str, str]:
         """What decides replies, as far as the endpoint goes; part of the `request_key`. Not its local name."""
-        return (self.provider, self.base_url.rstrip("/"), self.model)
+        version = f"?api-version={self.api_version}" if self.api_version else ""
+        return (self.provider, self.base_url.rstrip("/") + version, self.model)
+
+    @property
+    def secrets(self) -> tuple[SecretReference, ...]:
+        """Every secret that a worker may need for it."""
+        given = (self.api_key, self.client_id, self.client_secret)
+        return tuple(SecretReference.parse(text) for text in given if text is not None)
+
+    @property
+    def limits(self) -> Limits:
+        """What the user allows the whole cluster."""
+        return Limits(
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            input_tokens_per_minute=self.input_tokens_per_minute,
+            output_tokens_per_minute=self.output_tokens_per_minute,
+            max_concurrency=self.max_concurrency,
+        )
 
     def cost_usd(self, prompt: int | None, completion: int | None, cached: int | None) -> float | None:
         """The price of that many tokens in US dollars, or `None` where a needed price or count is unknown."""
@@ -120,18 +154,14 @@ def build_endpoint(name: str, given: Mapping[str, Any]) -> Endpoint:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {value!r} is not allowed: {error}") from None
-    endpoint = Endpoint(**values)
+    endpoint = Endpoint(**with_defaults(values))
     _check_together(endpoint)
     return endpoint
 
 
 def _check_together(endpoint: Endpoint) -> None:
     where = f"endpoint {endpoint.name!r}"
-    if endpoint.provider != "local" and not endpoint.base_url:
-        raise ConfigError(
-            f"{where}: the field 'base_url' is missing. Give the address up to and without '/chat/completions', "
-            "such as 'https://api.openai.com/v1'."
-        )
+    check_provider(endpoint)
     if not endpoint.model:
         raise ConfigError(f"{where}: the field 'model' is missing. Give the model's name as the endpoint calls it.")
     if endpoint.base_url:
@@ -209,6 +239,13 @@ def _secret(value: Any) -> str:
     return str(SecretReference.parse(value if isinstance(value, str) else ""))
 
 
+def _api_version(value: Any) -> str:
+    text = _text(str(value))
+    if not all(character.isalnum() or character in "-._" for character in text):
+        raise ConfigError(f"{value!r} is not allowed; it is a version such as '2024-10-21'.")
+    return text
+
+
 def _transport(value: Any) -> str:
     text = _text(value)
     if text in ("pyreqwest", "httpx") or (":" in text and all(text.split(":", 1))):
@@ -225,14 +262,20 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "base_url": _url,
     "model": _text,
     "task": _one_of(*TASKS),
+    "api_version": _api_version,
     "api_key": _secret,
+    "client_id": _secret,
+    "client_secret": _secret,
     "requests_per_minute": _positive,
     "tokens_per_minute": _positive,
+    "input_tokens_per_minute": _positive,
+    "output_tokens_per_minute": _positive,
     "max_concurrency": _count,
     "timeout_s": _positive,
     "connect_timeout_s": _positive,
     "max_attempts": _count,
     "max_ambiguous_retries": _number(low=0, whole=True, low_allowed=True),
+    "max_repairs": _number(low=0, whole=True, low_allowed=True),
     "throttle_deadline_s": _price,
     "inputs_per_request": _count,
     "tokens_per_request": _count,

@@ -7,6 +7,7 @@
     │ ├ Transient                        retried, capped
     │ ├ Ambiguous                        may have been billed: a small budget of its own, counted
     │ ├ RowRejected                      that row's error: refused, content filter, malformed or empty reply
+    │ │ └ WrongReply (reply, correction) a reply that is not of the form asked for; the model may be asked to mend it
     │ └ JobRejected                      stops the job at once: authentication, unknown endpoint, billing, TLS
     └ SinkError                          the output could not be written
 
@@ -38,6 +39,7 @@ ROW_ERROR_KINDS = (
     "refusal",
     "reply_too_large",
     "reset",
+    "send_failed",
     "server_error",
     "timeout",
     "too_large",
@@ -128,6 +130,25 @@ class Ambiguous(EndpointError):
 
 class RowRejected(EndpointError):
     """This row's request or reply is at fault; sending it again would not help. Other rows are not affected."""
+
+
+class WrongReply(RowRejected):
+    """A reply came and was billed, but it is not what was asked for: no JSON, another type, not the schema's.
+
+    Args:
+        message: As for `EndpointError`.
+        reply: The `contract.reply.Reply` itself, which the row's details show.
+        correction: What to answer the model so that it mends its reply; `None` where asking again would not help.
+        **state: As for `EndpointError`.
+    """
+
+    def __init__(self, message: str, *, reply: Any = None, correction: str | None = None, **state: Any) -> None:
+        super().__init__(message, **state)
+        self.reply = reply
+        self.correction = correction
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "reply": self.reply, "correction": self.correction}
 
 
 class JobRejected(EndpointError):

@@ -20,6 +20,7 @@ import struct
 import sys
 import zlib
 from array import array
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -33,6 +34,10 @@ MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 """A longer length field is damage, not a record."""
 
 _FRESH = 1 << 63
+LEAST_ANSWER = 1 << 62
+"""The rank (`precedence`) of every answer is above this, and that of every failure below."""
+TYPE_KINDS = frozenset({"type_mismatch"})
+"""Kinds of failure that depend on the type asked for, which is no part of the request's key."""
 
 
 class LogStart(msgspec.Struct, frozen=True, tag_field="t", tag="h"):
@@ -50,6 +55,8 @@ class Intent(msgspec.Struct, frozen=True, tag_field="t", tag="i", omit_defaults=
     """Microseconds since 1970, UTC, by the clock of whoever wrote it."""
     keys: tuple[str, ...]
     endpoint: str = ""
+    run: str = ""
+    """The run that sends them; see `same_run`."""
 
 
 class Recorded(msgspec.Struct, frozen=True, tag_field="t", tag="o", omit_defaults=True):
@@ -58,7 +65,7 @@ class Recorded(msgspec.Struct, frozen=True, tag_field="t", tag="o", omit_default
     key: str
     at_us: int
     failed: bool = False
-    """No answer: never served."""
+    """No answer. Served as the failure that it is, where sending again would give it again (`is_final`)."""
     fresh: bool = False
     """Asked for although an answer may have been known: takes precedence over answers that were not."""
     attempts: int = 0
@@ -82,6 +89,10 @@ class Recorded(msgspec.Struct, frozen=True, tag_field="t", tag="o", omit_default
     failure: Failure | None = None
     origin: int = -1
     """The job's number of the row that was billed (`Request.origin`)."""
+    run: str = ""
+    """The run that sent it; see `same_run`."""
+    result_type: str = ""
+    """Of a failure: a digest of the type asked for, on which failures of `TYPE_KINDS` depend."""
 
 
 class Heading(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
@@ -97,7 +108,7 @@ class Heading(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
     endpoint: str = ""
 
 
-class _Answer(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
+class _Served(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
     """The part of `Recorded` that is served."""
 
     key: str
@@ -109,6 +120,9 @@ class _Answer(msgspec.Struct, frozen=True, tag_field="t", tag="o"):
     at_us: int = 0
     attempts: int = 0
     origin: int = -1
+    failure: Failure | None = None
+    run: str = ""
+    result_type: str = ""
 
 
 Record = LogStart | Intent | Recorded
@@ -116,7 +130,7 @@ Record = LogStart | Intent | Recorded
 _encoder = msgspec.json.Encoder()
 _record_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(LogStart | Intent | Recorded)
 _heading_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(LogStart | Intent | Heading)
-_answer_decoder = msgspec.json.Decoder(_Answer)
+_served_decoder = msgspec.json.Decoder(_Served)
 
 
 def encode(record: Record) -> bytes:
@@ -167,22 +181,27 @@ def decode_heading(payload: bytes) -> LogStart | Intent | Heading:
     return record
 
 
-def decode_answer(payload: bytes) -> tuple[str, Outcome] | None:
+def decode_outcome(payload: bytes) -> tuple[str, Outcome]:
     """The key, and the outcome as it is served: `from_ledger`; usage, attempts and latency as they were then.
 
-    `None` for a failure, which is no answer.
+    Raises:
+        msgspec.MsgspecError: the payload is no outcome.
     """
-    answer = _answer_decoder.decode(payload)
-    if answer.reply is None:
-        return None
-    return answer.key, Outcome(
-        reply=_with_embedding(answer.reply, answer.vector, answer.vector_length),
-        usage=answer.usage,
-        attempts=answer.attempts,
-        latency_ms=answer.latency_ms,
+    served = _served_decoder.decode(payload)
+    reply = served.reply
+    if reply is None and served.failure is None:
+        raise msgspec.ValidationError("an outcome with neither a reply nor a failure")
+    return served.key, Outcome(
+        reply=None if reply is None else _with_embedding(reply, served.vector, served.vector_length),
+        failure=served.failure,
+        usage=served.usage,
+        attempts=served.attempts,
+        latency_ms=served.latency_ms,
         from_ledger=True,
-        at_us=answer.at_us,
-        origin=answer.origin,
+        at_us=served.at_us,
+        origin=served.origin,
+        run=served.run,
+        result_type=served.result_type,
     )
 
 
@@ -203,6 +222,8 @@ def record_of(
     cost_usd: float | None = None,
     files: int = 0,
     origin: int = -1,
+    run: str = "",
+    result_type: str = "",
 ) -> Recorded:
     """The record of one outcome.
 
@@ -217,6 +238,8 @@ def record_of(
         cost_usd: `None` when the price is unknown.
         files: How many files went with it.
         origin: `Request.origin`.
+        run: See `Recorded.run`.
+        result_type: See `Recorded.result_type`.
     """
     reply, failure = outcome.reply, outcome.failure
     vector, vector_length = None, 0
@@ -248,16 +271,41 @@ def record_of(
         vector_length,
         failure,
         origin,
+        run,
+        "" if failure is None else result_type,
     )
 
 
-def precedence(at_us: int, *, fresh: bool) -> int:
-    """An unsigned 64-bit rank: of several answers to one key, the one of the highest rank is served.
+def precedence(at_us: int, *, fresh: bool, failed: bool = False) -> int:
+    """An unsigned 64-bit rank: of several outcomes of one key, the one of the highest rank is served.
 
     Fresh answers come before others, the newest of them first; of the others the oldest comes first, so that what a
-    row was given once is what it is given again.
+    row was given once is what it is given again. Failures come after all answers, the newest first.
     """
+    if failed:
+        return at_us
     return _FRESH | at_us if fresh else _FRESH - 1 - at_us
+
+
+def is_final(outcome: Outcome, result_type: str) -> bool:
+    """Whether a recorded failure is what the endpoint would give again, for a result of this type.
+
+    Not what only a limit of ours refused: such a request was never sent, and limits are no part of its key.
+    """
+    failure = outcome.failure
+    if failure is None or failure.retryable or not outcome.attempts:
+        return False
+    return failure.kind not in TYPE_KINDS or outcome.result_type == result_type
+
+
+def type_digest(result_type: Any) -> str:
+    """Names a result type, given in Spark's JSON form."""
+    return blake2b(msgspec.json.encode(result_type, order="sorted"), digest_size=4).hexdigest()
+
+
+def same_run(one: str, other: str) -> bool:
+    """Whether two runs are the same one, or its continuation: a run's name is `<run>`, or `<run>.<continuation>`."""
+    return bool(one) and one.partition(".")[0] == other.partition(".")[0]
 
 
 def pack_vector(values: list[float]) -> str:

@@ -29,13 +29,34 @@ class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: float = 0
 
 
-class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where one task attempt stands. All counts are cumulative, except `waiting`, `in_flight` and `held_s`."""
+class Dimensions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One figure for each dimension that an endpoint may limit in rate."""
 
+    requests: float = 0
+    tokens: float = 0
+    """Prompt and completion tokens together."""
+    input_tokens: float = 0
+    output_tokens: float = 0
+
+
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one task attempt stands.
+
+    Counts are cumulative; `waiting`, `wanted`, `smallest`, `in_flight` and `retry_after_s` are of this moment.
+    """
+
+    number: int = 0
+    """Of the standings of this attempt, from 1: one that overtook another, or comes twice, is told apart."""
     spent: Amount = Amount()
     """Of what was granted: reservations of what is under way, and what was billed for what is done."""
     waiting: Amount = Amount()
     """What would be sent at this moment if nothing held it back."""
+    wanted: Amount = Amount()
+    """What the task would like to have in hand for the coming `Grant.refresh_s`, what it has included."""
+    smallest: Amount = Amount()
+    """The smallest of the requests that wait: granting less than this helps nobody."""
+    returned: Dimensions = Dimensions()
+    """Of what was granted: what the task does not need and no longer counts as its own."""
     in_flight: int = 0
     accepted: int = 0
     """Replies that were not a throttle, whatever else they were."""

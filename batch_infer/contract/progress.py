@@ -6,12 +6,13 @@ its own cumulative counters, again and again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-ROW_FIELDS = ("rows_done", "rows_failed", "rows_null", "rows_from_ledger")
+ROW_FIELDS = ("rows_done", "rows_failed", "rows_null", "rows_from_ledger", "failures")
 """Counted once a partition, from the attempt that settled the most rows."""
 
 
@@ -56,6 +57,10 @@ class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
     """US dollars, failed and repeated requests included. `None`: the price is unknown, or nothing was billed yet."""
     waiting_s: float = 0.0
     """Seconds that requests waited for a limit or a pause before they were sent, summed over requests."""
+    failures: dict[str, int] = {}
+    """`rows_failed` by kind of error."""
+    unleased_tasks: int = 0
+    """1 where the task could not hear from the driver for a while and kept to a share of its own of the limits."""
 
     @property
     def rows_settled(self) -> int:
@@ -151,9 +156,14 @@ def _sums(items: Iterable[Counters]) -> dict[str, Any]:
     """Field by field; column-wise, which is the quickest way through the 100,000 attempts that a call can have."""
     rows = [msgspec.structs.astuple(counters) for counters in items]
     sums: dict[str, Any] = dict.fromkeys(FIELDS, 0)
+    failures: Counter[str] = Counter()
     for name, column in zip(FIELDS, zip(*rows, strict=True), strict=False):
-        known = [value for value in column if value is not None] if name == "cost_usd" else column
-        sums[name] = sum(known)
+        if name == "failures":
+            for kinds in column:
+                failures.update(kinds)
+        else:
+            sums[name] = sum(value for value in column if value is not None) if name == "cost_usd" else sum(column)
+    sums["failures"] = dict(failures)
     if all(counters[_COST] is None for counters in rows):
         sums["cost_usd"] = None
     return sums

@@ -101,6 +101,8 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     status: int | None = None
     retryable: bool = False
+    reply: Reply | None = None
+    """What the endpoint said, where that is not what was asked for. Shown in the row's details; never an answer."""
 
 
 class Outcome(msgspec.Struct):
@@ -119,3 +121,7 @@ class Outcome(msgspec.Struct):
     """Of an outcome from the ledger: when it was recorded, in microseconds since 1970."""
     origin: int = -1
     """Of an outcome from the ledger: the `Request.origin` that paid for it."""
+    run: str = ""
+    """Of an outcome from the ledger: the run that paid for it."""
+    result_type: str = ""
+    """Of a failure from the ledger: a digest of the type that was asked for then."""

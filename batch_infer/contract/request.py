@@ -6,7 +6,7 @@ big-endian:
 1. the text `batch_infer/1`;
 2. the call as canonical JSON (sorted keys, no spaces): endpoint identity (provider, base URL, model), task, model
    parameters, response format;
-3. the row's content: `p` + the prompt as UTF-8, or `m` + its messages as canonical JSON;
+3. the row's content: `p` + the prompt as UTF-8, or `m` + its messages (or a custom model's inputs) as canonical JSON;
 4. for each file: `f` + the file's own BLAKE2b-128 digest;
 5. `s` + the sample number in decimal.
 
@@ -30,11 +30,16 @@ _canonical = msgspec.json.Encoder(order="deterministic")
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What one row asks. `content` is the prompt, messages as JSON (bytes), or a text's token ids."""
+    """What one row asks."""
 
     key: str
     content: str | bytes | list[int]
+    """The prompt, a text's token ids, or JSON, sent as it is written: a chat's messages, a custom model's inputs."""
     files: tuple[bytes, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
+    """How the conversation went on after `content`: what the model said, and what it was told. Not part of the key."""
+    problem: str = ""
+    """What is wrong with the row's request; it is not sent, and this is its error."""
     prompt_tokens: int = 0
     """An estimate, made before sending (`engine.tokens`)."""
     origin: int = -1
@@ -51,7 +56,7 @@ class CallIdentity:
 
     Args:
         endpoint: `Endpoint.identity`.
-        task: chat, completions, or embeddings.
+        task: The endpoint's; it also decides what a row's text may be.
         parameters: `modelParameters` as plain JSON values.
         response_format: The wire's `response_format` object, or `None`.
     """
@@ -64,6 +69,7 @@ class CallIdentity:
         parameters: Mapping[str, Any],
         response_format: Mapping[str, Any] | None,
     ) -> None:
+        self.task = task
         self._shared = blake2b(digest_size=KEY_BYTES)
         for part in (
             b"batch_infer/1",
@@ -82,18 +88,3 @@ class CallIdentity:
         part = b"s%d" % sample
         digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()
-
-
-def canonical_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    """Messages as canonical JSON: the same messages always give the same bytes, and so the same key.
-
-    A NULL field is left out, because a column's messages all have the same fields; `content` stays, as null.
-    """
-    return _canonical.encode(
-        [
-            {name: value for name, value in message.items() if value is not None or name == "content"}
-            if isinstance(message, Mapping)
-            else message
-            for message in messages
-        ]
-    )

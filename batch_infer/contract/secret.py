@@ -5,6 +5,7 @@ A reference is text that names a place, and may stand in settings, plans and log
     env:NAME               an environment variable
     file:/absolute/path    a file that holds nothing but the secret
     databricks:scope/key   a Databricks secret scope and a key in it
+    databricks-sdk:PROFILE what databricks-sdk authenticates with: a profile of its configuration file, or `default`
 
 A secret itself never belongs there (Spark writes settings and literals into plans and event logs), so text that looks
 like one is refused, and no message of this module repeats what it was given.
@@ -19,7 +20,7 @@ from itertools import pairwise
 
 from batch_infer.contract.errors import ConfigError
 
-FORMS = "env:NAME, file:/absolute/path or databricks:scope/key"
+FORMS = "env:NAME, file:/absolute/path, databricks:scope/key or databricks-sdk:PROFILE"
 
 _HOW = (
     f"Write a reference to it instead: {FORMS}. "
@@ -181,6 +182,15 @@ def _check_databricks(locator: str) -> None:
         )
 
 
+def _check_databricks_sdk(locator: str) -> None:
+    _refuse_secret(locator, "after 'databricks-sdk:'", "the name of a profile, as in 'databricks-sdk:default'")
+    if not _DATABRICKS_NAME.match(locator):
+        raise ConfigError(
+            "what follows 'databricks-sdk:' is not the name of a profile (the text is not shown). "
+            "Write 'databricks-sdk:default', or a profile of ~/.databrickscfg."
+        )
+
+
 def _refuse_secret(text: str, where: str, instead: str) -> None:
     if len(text) >= MIN_LOCATOR_CHARS and looks_like_a_secret(text):
         raise ConfigError(
@@ -193,4 +203,5 @@ _CHECKS: Mapping[str, Callable[[str], None]] = {
     "env": _check_env,
     "file": _check_file,
     "databricks": _check_databricks,
+    "databricks-sdk": _check_databricks_sdk,
 }

@@ -210,7 +210,7 @@ def check_fit(
     for name, kind in new.items():
         twin = next((other for other in old if other.lower() == name.lower()), None)
         if twin is None:
-            added.append(f"{_quoted(name)} {ddl(kind)}")
+            added.append(f"{quoted(name)} {ddl(kind)}")
             differences.append(f"{name} {ddl(kind)} is not in the table")
         elif twin != name:
             differences.append(f"{name} is written {twin} there")
@@ -225,7 +225,7 @@ def check_fit(
         return
     remedy = "Select and cast the columns to fit, or write to another path."
     if format == "delta" and len(added) == len(differences):
-        remedy = f"Add them first: ALTER TABLE delta.{_quoted(path)} ADD COLUMNS ({', '.join(added)})"
+        remedy = f"Add them first: ALTER TABLE delta.{quoted(path)} ADD COLUMNS ({', '.join(added)})"
     raise ConfigError(f"the output does not fit the table at {path}: {'; '.join(differences)}. {remedy}")
 
 
@@ -238,7 +238,7 @@ def ddl(kind: Any) -> str:
     if kind["type"] == "map":
         return f"MAP<{ddl(kind['keyType'])}, {ddl(kind['valueType'])}>"
     if kind["type"] == "struct":
-        fields = (f"{_quoted(field['name'])}: {ddl(field['type'])}" for field in kind["fields"])
+        fields = (f"{quoted(field['name'])}: {ddl(field['type'])}" for field in kind["fields"])
         return f"STRUCT<{', '.join(fields)}>"
     return str(kind["type"]).upper()
 
@@ -265,18 +265,19 @@ def _names(kind: Any, place: str) -> list[str]:
 
 def merge_statement(path: str, view: str, key: Sequence[str], columns: Sequence[str]) -> str:
     """MERGE by key: rows of the view update those of the table, or are inserted. NULL keys are equal to each other."""
-    on = " AND ".join(f"t.{_quoted(name)} <=> s.{_quoted(name)}" for name in key)
-    updates = ", ".join(f"t.{_quoted(name)} = s.{_quoted(name)}" for name in columns if name not in key)
-    names = ", ".join(map(_quoted, columns))
-    values = ", ".join(f"s.{_quoted(name)}" for name in columns)
+    on = " AND ".join(f"t.{quoted(name)} <=> s.{quoted(name)}" for name in key)
+    updates = ", ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in columns if name not in key)
+    names = ", ".join(map(quoted, columns))
+    values = ", ".join(f"s.{quoted(name)}" for name in columns)
     matched = f"WHEN MATCHED THEN UPDATE SET {updates} " if updates else ""
     return (
-        f"MERGE INTO delta.{_quoted(path)} t USING {_quoted(view)} s ON {on} {matched}"  # noqa: S608 - all are quoted
+        f"MERGE INTO delta.{quoted(path)} t USING {quoted(view)} s ON {on} {matched}"  # noqa: S608 - all are quoted
         f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as an identifier of Spark SQL, in backticks."""
     return "`" + name.replace("`", "``") + "`"
 
 

@@ -81,7 +81,7 @@ def check_columns(parts: Sequence[Text | Field], columns: Sequence[str]) -> None
         if not isinstance(part, Field):
             continue
         first = part.path.split(".", 1)[0].strip("`")
-        if part.path.strip("`").lower() in known or first.lower() in known:
+        if {part.path.lower(), part.path.strip("`").lower()} & set(known) or first.lower() in known:
             continue
         near = get_close_matches(first.lower(), known, n=1)
         hint = f" Did you mean {{{known[near[0]]}}}?" if near else ""

@@ -2,9 +2,11 @@
 
 Classes of failure (`contract.errors`) and their treatment:
 
-- throttle: waits as long as the endpoint asks, or with exponential backoff; costs no attempt; ends at a deadline;
+- throttle: goes back to the permits, which slow down every request and keep the pause that the endpoint asks for;
+  costs no attempt; ends at a deadline;
 - transient: an attempt each, full jitter;
 - ambiguous: may have been billed, so it has a small budget of its own;
+- a wrong reply: the model is told what is wrong with it, a bounded number of times;
 - row-fatal and job-fatal: never sent again.
 
 Source: "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015) for full jitter.
@@ -13,15 +15,19 @@ Source: "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015) for full 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batch_infer.contract.endpoint import Endpoint
-from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient
+from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient, WrongReply
+from batch_infer.contract.reply import Reply
+from batch_infer.contract.request import Request
+from batch_infer.engine.tokens import estimate_prompt_tokens
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0
-THROTTLE_BASE_S = 1.0
-THROTTLE_CAP_S = 60.0
+THROTTLE_BASE_S = 0.1
+THROTTLE_CAP_S = 2.0
+"""A throttled request's own pause bridges the time until every task's permits know of it; they do the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,14 @@ class RetryPolicy:
     max_attempts: int = 5
     max_ambiguous_retries: int = 1
     throttle_deadline_s: float = 1800.0
+    max_repairs: int = 2
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> RetryPolicy:
         """The endpoint's own bounds."""
-        return cls(endpoint.max_attempts, endpoint.max_ambiguous_retries, endpoint.throttle_deadline_s)
+        return cls(
+            endpoint.max_attempts, endpoint.max_ambiguous_retries, endpoint.throttle_deadline_s, endpoint.max_repairs
+        )
 
 
 @dataclass(slots=True)
@@ -47,6 +56,19 @@ class RetryState:
     transient: int = 0
     ambiguous: int = 0
     throttled: int = 0
+    repairs: int = 0
+
+
+def repairing(
+    policy: RetryPolicy, state: RetryState, request: Request, result: Reply | EndpointError
+) -> Request | None:
+    """The request that has the model mend a wrong reply: one turn longer. `None` for none. Updates `state`."""
+    if not isinstance(result, WrongReply) or result.correction is None or state.repairs >= policy.max_repairs:
+        return None
+    state.repairs += 1
+    turn = (result.reply.text or "", result.correction)
+    tokens = sum(map(estimate_prompt_tokens, turn))
+    return replace(request, turns=(*request.turns, turn), prompt_tokens=request.prompt_tokens + tokens)
 
 
 def wait_before_retry(
@@ -54,8 +76,8 @@ def wait_before_retry(
 ) -> float | None:
     """Seconds to wait before sending again, or `None` to give the row up. Updates `state`.
 
-    The k-th transient fault waits `random() * min(30, 0.5 * 2^(k-1))`. The k-th throttle waits what `Retry-After` says
-    plus up to 10% (so that waiting rows do not return as a herd), or `(0.5 + random()/2) * min(60, 2^(k-1))`.
+    The k-th transient fault waits `random() * min(30, 0.5 * 2^(k-1))`, the k-th throttle `random() * min(2, 0.1 *
+    2^(k-1))`; a `Retry-After` of a throttle is the permits' to keep, and gives the row up where it ends too late.
 
     Args:
         policy: The bounds.
@@ -66,11 +88,9 @@ def wait_before_retry(
     """
     if isinstance(error, Throttled):
         state.throttled += 1
-        if error.retry_after_s is not None:
-            wait = error.retry_after_s * (1 + 0.1 * random())
-        else:
-            wait = (0.5 + random() / 2) * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
-        return wait if now + wait - state.started_at <= policy.throttle_deadline_s else None
+        wait = random() * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
+        ready_at = now + max(wait, error.retry_after_s or 0.0)
+        return wait if ready_at - state.started_at <= policy.throttle_deadline_s else None
     if isinstance(error, Ambiguous):
         state.ambiguous += 1
         if state.ambiguous > policy.max_ambiguous_retries:

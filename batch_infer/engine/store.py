@@ -16,7 +16,7 @@ class Store(Protocol):
     """Durable memory of requests and replies, by `request_key`. Called on the event loop: must not block for long."""
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
-        """Replies already paid for, of these keys. Failures are not answers and are not returned."""
+        """Outcomes that need no request: replies already paid for, and failures that would only repeat."""
         ...
 
     def intend(self, requests: Sequence[Request]) -> None:

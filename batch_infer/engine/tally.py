@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.progress import Counters
@@ -26,6 +26,13 @@ class Tally:
     completion_tokens: int = 0
     cached_tokens: int = 0
     waiting_s: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    unleased_tasks: int = 0
+
+    def fail(self, kind: str) -> None:
+        """Counts a row that failed for good."""
+        self.rows_failed += 1
+        self.failures[kind] = self.failures.get(kind, 0) + 1
 
     def bill(self, usage: Usage) -> None:
         """Adds what one row was billed."""
@@ -35,7 +42,8 @@ class Tally:
 
     def snapshot(self, endpoint: Endpoint) -> Counters:
         """The record that travels; priced as the endpoint's prices say. Safe from another thread."""
-        counted = {field.name: getattr(self, field.name) for field in fields(self)}
+        counted = {each.name: getattr(self, each.name) for each in fields(self)}
+        counted["failures"] = dict(self.failures)
         cached = counted.pop("cached_tokens")
         cost = endpoint.cost_usd(self.prompt_tokens, self.completion_tokens, cached) if self.prompt_tokens else None
         return Counters(**counted, cost_usd=cost)

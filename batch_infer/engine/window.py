@@ -16,14 +16,16 @@ import random as random_module
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
+from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
+from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.clock import Clock
-from batch_infer.engine.permits import Permits
-from batch_infer.engine.retry import RetryPolicy, RetryState, wait_before_retry
+from batch_infer.engine.estimate import OutputEstimate
+from batch_infer.engine.permits import Ending, Permit, Permits
+from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.store import Store
 from batch_infer.engine.tally import Tally
 
@@ -87,6 +89,11 @@ class _Row:
         self.attempts = 0
         self.usage: Usage | None = None
 
+    def bill(self, usage: Usage | None) -> None:
+        """Adds what an attempt was billed that did not end the row."""
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage.plus(usage)
+
 
 class Run:
     """One pass over a stream of batches. Make it on the event loop that runs it; iterate `results()` once.
@@ -100,6 +107,7 @@ class Run:
         policy: Bounds of retries.
         bounds: Bounds of memory, and packing.
         fail_fast: Raise at the first row that fails for good (`failOnError => true`), instead of keeping its failure.
+        seen: What the endpoint's headers said last; told to the permits with every reply.
         coalesce: Send equal requests of this run once, and give all their rows the one reply.
         ordered: Give batches back in their order; else as they are done.
         tally: Counted up as things happen, for the progress report.
@@ -117,6 +125,7 @@ class Run:
         policy: RetryPolicy,
         bounds: Bounds | None = None,
         fail_fast: bool = False,
+        seen: Callable[[], Limits | None] = lambda: None,
         coalesce: bool = False,
         ordered: bool = True,
         tally: Tally | None = None,
@@ -130,6 +139,7 @@ class Run:
         self._policy = policy
         self._bounds = bounds or Bounds()
         self._fail_fast = fail_fast
+        self._seen = seen
         self._coalesce = coalesce
         self._ordered = ordered
         self._tally = tally if tally is not None else Tally()
@@ -147,6 +157,9 @@ class Run:
         self._exhausted = False
         self._answered_once = False
         self._error: BaseException | None = None
+        self._halted: str | None = None
+        self._acquiring: set[asyncio.Task[None] | None] = set()
+        self._estimate = OutputEstimate(self._bounds.completion_tokens)
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -181,6 +194,17 @@ class Run:
         for task in (*self._workers, *([self._reader] if self._reader else [])):
             task.cancel()
         self._changed.set()
+
+    def halt(self, reason: str) -> None:
+        """Sends nothing further: what is in flight comes home, every other row fails as `not_sent`. On the run's loop.
+
+        A row that was sent before and waits to be sent again keeps the error of its last attempt.
+        """
+        if self._halted is None:
+            self._halted = reason
+            for task in self._acquiring:
+                if task is not None:
+                    task.cancel()
 
     async def close(self) -> None:
         """Cancels whatever is in flight. Idempotent."""
@@ -228,8 +252,9 @@ class Run:
             row = _Row(request, opened, index)
             known = found.get(request.key)
             if known is not None:
-                self._tally.rows_from_ledger += 1
-                self._settle(row, known)
+                self._serve(row, known)
+            elif request.problem:
+                self._finish(row, RowRejected(request.problem, kind="bad_request"), None)
             elif request.key in self._followers:
                 self._followers[request.key].append(row)
             else:
@@ -240,7 +265,21 @@ class Run:
         for _ in range(min(packs, self._permits.max_in_flight - len(self._workers))):
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+
+    def _serve(self, row: _Row, known: Outcome) -> None:
+        """A row whose outcome is known from before."""
+        failure = known.failure
+        if failure is None:
+            self._tally.rows_from_ledger += 1
+        elif self._fail_fast:
+            raise RowRejected(
+                f"request {row.request.key}: {failure.message} (Known from the ledger: nothing was sent now. To ask "
+                "again: fresh => true; in a job, retry_failed.)",
+                kind=failure.kind,
+                status=failure.status,
+                attempts=known.attempts,
+            )
+        self._settle(row, known)
 
     # Sending
 
@@ -250,6 +289,8 @@ class Run:
                 await self._perform(self._take())
         except Exception as error:  # noqa: BLE001 - a job's error, or a defect: it ends the run, not one worker
             self.stop(error)
+        finally:  # not a callback, which would come after rows that were read meanwhile, and find no worker
+            self._workers.discard(asyncio.current_task())
 
     def _take(self) -> list[_Row]:
         rows = [self._waiting.popleft()]
@@ -265,46 +306,126 @@ class Run:
 
     async def _perform(self, rows: list[_Row]) -> None:
         """Sends rows as one request until each has its outcome."""
-        tally = self._tally
         requests = [row.request for row in rows]
         state = RetryState(self._clock.now())
-        reserve = sum(request.prompt_tokens for request in requests) + self._bounds.completion_tokens * len(rows)
+        prompt_tokens = sum(request.prompt_tokens for request in requests)
+        failed: EndpointError | None = None
+        latency_s = wait_s = 0.0
         while True:
             try:
-                tally.waiting_s += await self._permits.acquire(reserve)
+                need = Amount(1, prompt_tokens, self._estimate.tokens * len(rows))
+                permit = await self._acquire(need, wait_s, again=state.attempts > 0)
             except RowRejected as error:
                 await self._give_up(rows, state, error, None)
                 return
+            if permit is None:
+                self._leave_unsent(rows, state, failed, latency_s)
+                return
+            self._tally.waiting_s += wait_s + permit.waited_s
+            sent_at = self._clock.now()
+            failed, results = await self._attempt(requests, state, permit)
+            latency_s = self._clock.now() - sent_at
+            self._end(permit, failed, results, latency_s)
+            if failed is None:
+                self._answered_once = True
+                again = repairing(self._policy, state, requests[0], results[0]) if len(rows) == 1 else None
+                if again is None:
+                    for row, result in zip(rows, results, strict=True):
+                        row.attempts += state.attempts
+                        self._finish(row, result, round(latency_s * 1000))
+                    return
+                failed, wait_s = cast("EndpointError", results[0]), 0.0
+                rows[0].bill(failed.usage)
+                failed.usage = None  # it is billed, also if the run is halted before the row is asked again
+                prompt_tokens += again.prompt_tokens - requests[0].prompt_tokens
+                requests = [again]
+                continue
+            pause_s = self._after_failure(rows, state, failed)
+            if pause_s is None:
+                await self._give_up(rows, state, failed, round(latency_s * 1000))
+                return
+            wait_s = pause_s
+
+    async def _attempt(
+        self, requests: list[Request], state: RetryState, permit: Permit
+    ) -> tuple[EndpointError | None, Sequence[Reply | EndpointError]]:
+        """Sends once: what failed for all of the rows, or what each of them has."""
+        tally = self._tally
+        tally.in_flight += 1
+        try:
             self._store.intend(requests)
             state.attempts += 1
             tally.requests += 1
             tally.attempts_repeated += state.attempts > 1
-            tally.in_flight += 1
-            sent_at = self._clock.now()
-            try:
-                results = await self._send(requests)
-            except EndpointError as error:
-                failed = error
-            except BaseException:
-                self._permits.settle(reserve, None)
+            return None, await self._send(requests)
+        except EndpointError as error:
+            return error, ()
+        except BaseException:
+            self._permits.settle(permit, Ending.CANCELLED)
+            raise
+        finally:
+            tally.in_flight -= 1
+
+    def _end(
+        self, permit: Permit, failed: EndpointError | None, results: Sequence[Reply | EndpointError], latency_s: float
+    ) -> None:
+        """Tells the permits what became of a request that was sent."""
+        if failed is None:
+            ending, used = Ending.ACCEPTED, self._used(results)
+        else:
+            ending, used = _ending(failed), None if isinstance(failed, Ambiguous) else Amount(1)
+        self._permits.settle(
+            permit,
+            ending,
+            used=used,
+            latency_s=latency_s,
+            retry_after_s=failed.retry_after_s if isinstance(failed, Throttled) else None,
+            seen=self._seen(),
+        )
+
+    async def _acquire(self, need: Amount, pause_s: float, *, again: bool) -> Permit | None:
+        """A permit, after a pause; `None` when nothing further is to be sent."""
+        if self._halted is not None:
+            return None
+        task = asyncio.current_task()
+        self._acquiring.add(task)
+        try:
+            if pause_s > 0:
+                await self._clock.sleep(pause_s)
+            return await self._permits.acquire(need, again=again)
+        except asyncio.CancelledError:
+            if self._halted is None or self._error is not None:
                 raise
-            else:
-                self._answered_once = True
-                latency_ms = round((self._clock.now() - sent_at) * 1000)
-                self._permits.settle(reserve, _billed(results))
-                for row, result in zip(rows, results, strict=True):
-                    row.attempts += state.attempts
-                    self._finish(row, result, latency_ms)
-                return
-            finally:
-                tally.in_flight -= 1
-            self._permits.settle(reserve, None if isinstance(failed, Ambiguous) else 0)
-            wait_s = self._after_failure(rows, state, failed)
-            if wait_s is None:
-                await self._give_up(rows, state, failed, round((self._clock.now() - sent_at) * 1000))
-                return
-            await self._clock.sleep(wait_s)
-            tally.waiting_s += wait_s
+            return None
+        finally:
+            self._acquiring.discard(task)
+
+    def _leave_unsent(
+        self, rows: list[_Row], state: RetryState, failed: EndpointError | None, latency_s: float
+    ) -> None:
+        """Rows of a halted run: those that were sent before end with the error of their last attempt."""
+        for row in rows:
+            row.attempts += state.attempts
+            if failed is not None:
+                self._finish(row, failed, round(latency_s * 1000))
+                continue
+            unsent = Outcome(failure=Failure("not_sent", self._halted or "", retryable=True))
+            self._settle(row, unsent)
+            for follower in self._followers.pop(row.request.key, ()):
+                self._settle(follower, unsent)
+
+    def _used(self, results: Sequence[Reply | EndpointError]) -> Amount | None:
+        """What one request was billed, or `None` where the endpoint did not say; output sizes are learned from it."""
+        prompt = completion = 0
+        for result in results:
+            usage = result.usage
+            if usage is None or usage.total_tokens is None:
+                return None
+            spent = usage.completion_tokens or 0
+            prompt += usage.total_tokens - spent
+            completion += spent
+            self._estimate.learn(spent)
+        return Amount(1, prompt, completion)
 
     def _after_failure(self, rows: list[_Row], state: RetryState, error: EndpointError) -> float | None:
         """Counts a failed attempt; the seconds to wait before the next one, or `None` for no further one."""
@@ -313,12 +434,9 @@ class Run:
         if isinstance(error, JobRejected):
             error.attempts = state.attempts
             raise error
-        if error.usage is not None and len(rows) == 1:
-            rows[0].usage = error.usage if rows[0].usage is None else rows[0].usage.plus(error.usage)
-        wait_s = wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
-        if isinstance(error, Throttled) and error.retry_after_s is not None and wait_s is not None:
-            self._permits.throttled(error.retry_after_s)
-        return wait_s
+        if len(rows) == 1:
+            rows[0].bill(error.usage)
+        return wait_before_retry(self._policy, state, error, self._clock.now(), self._random)
 
     async def _give_up(self, rows: list[_Row], state: RetryState, error: EndpointError, latency_ms: int | None) -> None:
         if isinstance(error, RowRejected) and len(rows) > 1:
@@ -347,7 +465,8 @@ class Run:
             usage = result.usage if row.usage is None else row.usage.plus(result.usage)
             outcome = Outcome(reply=result, usage=usage, attempts=row.attempts, latency_ms=latency_ms)
         else:
-            failure = Failure(result.kind, result.message, result.status, result.retryable)
+            said = result.reply if isinstance(result, WrongReply) else None
+            failure = Failure(result.kind, result.message, result.status, result.retryable, said)
             usage = row.usage or Usage()
             if isinstance(result, RowRejected) and result.usage is not None:
                 usage = result.usage if row.usage is None else row.usage.plus(result.usage)
@@ -374,8 +493,10 @@ class Run:
         self._retained_bytes += _reply_bytes(outcome)
         if outcome.failure is None:
             self._tally.rows_done += 1
+        elif outcome.from_ledger:
+            self._tally.rows_failed += 1  # it failed before, and says nothing about this run
         else:
-            self._tally.rows_failed += 1
+            self._tally.fail(outcome.failure.kind)
         self._one_less(opened)
 
     def _one_less(self, opened: _Open) -> None:
@@ -405,15 +526,10 @@ class Run:
             self._room.set()
 
 
-def _billed(results: Sequence[Reply | EndpointError]) -> int | None:
-    """Tokens billed for one request, or `None` when the endpoint did not say for every row."""
-    total = 0
-    for result in results:
-        usage = result.usage
-        if usage is None or usage.total_tokens is None:
-            return None
-        total += usage.total_tokens
-    return total
+def _ending(failed: EndpointError) -> Ending:
+    if isinstance(failed, Throttled):
+        return Ending.THROTTLED
+    return Ending.FAILED if failed.status is None else Ending.ACCEPTED
 
 
 def _reply_bytes(outcome: Outcome) -> int:

@@ -8,12 +8,14 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from batch_infer.contract.content import read_content
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import JobRejected, RowRejected
 from batch_infer.contract.reply import Failure, Outcome, Reply
-from batch_infer.contract.request import CallIdentity, Request, canonical_messages
+from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.rows import USAGE_FIELDS, Shape
-from batch_infer.contract.typed import TypeJson, TypeMismatch, read_reply
+from batch_infer.contract.structured import ReplyReader
+from batch_infer.contract.typed import TypeJson, TypeMismatch
 from batch_infer.engine.tokens import estimate_prompt_tokens
 
 _SCALARS = {
@@ -25,6 +27,8 @@ _SCALARS = {
     "long": pa.int64(),
     "float": pa.float32(),
     "double": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
 }
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
 
@@ -46,33 +50,43 @@ def arrow_type(kind: TypeJson) -> pa.DataType:
 
 
 def requests_of(
-    request: pa.Array, files: pa.Array | None, sample: pa.Array | None, identity: CallIdentity
+    request: pa.Array,
+    files: pa.Array | None,
+    sample: pa.Array | None,
+    identity: CallIdentity,
+    *,
+    keys: pa.Array | None = None,
+    origins: pa.Array | None = None,
 ) -> list[Request | None]:
     """A request per row; `None` where the request column is NULL.
 
     Args:
-        request: STRING prompts, or ARRAY<STRUCT<role, content>> messages.
+        request: In one of the forms of `contract.content`.
         files: BINARY or ARRAY<BINARY>, or `None`.
         sample: BIGINT, or `None`; NULL counts as 0.
         identity: What all keys share.
+        keys: The rows' keys, where they are known; else they are made here.
+        origins: The rows' numbers (`Request.origin`), where they have any.
     """
-    _check_types(request, files, sample)
-    contents = request.to_pylist()
-    if not _is_text(request.type):
-        contents = [None if rows is None else canonical_messages(rows) for rows in contents]
+    _check_types(request, files, sample, identity.task)
+    contents = [read_content(value, identity.task) for value in request.to_pylist()]
     attached = [attached_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
     samples = [int(value or 0) for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
+    known: list[str | None] = keys.to_pylist() if keys is not None else [None] * len(contents)
+    numbers: list[int] = origins.to_pylist() if origins is not None else [-1] * len(contents)
     requests: list[Request | None] = []
-    for content, images, number in zip(contents, attached, samples, strict=True):
+    for content, images, number, key, origin in zip(contents, attached, samples, known, numbers, strict=True):
         if content is None:
             requests.append(None)
             continue
         requests.append(
             Request(
-                key=identity.key(content, images, number),
-                content=content,
+                key=key or identity.key(content.hashed, images, number),
+                content=content.sent,
                 files=images,
-                prompt_tokens=estimate_prompt_tokens(content, len(images)),
+                prompt_tokens=estimate_prompt_tokens(content.sent, len(images)),
+                origin=origin,
+                problem=content.problem,
             )
         )
     return requests
@@ -82,12 +96,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
-def _check_types(request: pa.Array, files: pa.Array | None, sample: pa.Array | None) -> None:
+def _check_types(request: pa.Array, files: pa.Array | None, sample: pa.Array | None, task: str) -> None:
     """Refuses columns of other types before anything is sent: a Column's type is known no earlier than here."""
     kind = request.type
-    is_messages = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type)
-    if not _is_text(kind) and not is_messages:
-        _refuse("request", kind, "a STRING, or an ARRAY<STRUCT<role: STRING, content: STRING>>")
+    is_array = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_messages = is_array and (pa.types.is_struct(kind.value_type) or _is_text(kind.value_type))
+    if not _is_text(kind) and not (is_messages and task == "chat" and "map<" not in str(kind)):
+        messages = ", or an ARRAY<STRUCT<role: STRING, content: STRING>>" if task == "chat" else ""
+        _refuse("request", kind, f"a STRING{messages}, because the endpoint is for {task}")
     if files is not None:
         held = (
             files.type.value_type if pa.types.is_list(files.type) or pa.types.is_large_list(files.type) else files.type
@@ -114,18 +130,18 @@ def attached_files(value: Any) -> tuple[bytes, ...]:
 def typed(
     outcomes: Sequence[Outcome | None],
     requests: Sequence[Request | None],
-    result_type: TypeJson,
+    reader: ReplyReader,
     *,
     fail_on_error: bool = False,
 ) -> list[Outcome | None]:
-    """The outcomes, where a reply from the ledger that does not read as this type is that row's failure.
+    """The outcomes, where a reply from the ledger that cannot be read as asked is that row's failure.
 
     The type is not part of a request's identity: what was asked for as text may be asked for as a number later.
 
     Raises:
         RowRejected: with `fail_on_error`, at the first such reply.
     """
-    if result_type == "string":
+    if reader.takes_any_text:
         return list(outcomes)
     checked: list[Outcome | None] = []
     for request, outcome in zip(requests, outcomes, strict=True):
@@ -133,14 +149,18 @@ def typed(
             checked.append(outcome)
             continue
         try:
-            _result(outcome, result_type)
-            _choices(outcome.reply, result_type)
+            _result(outcome, reader)
+            _choices(outcome.reply, reader)
         except TypeMismatch as error:
-            message = f"the reply, known from before, does not have the type asked for: {error}"
+            message = (
+                f"the reply, known from before, is not of the form asked for: {error}.{reader.hint} "
+                "To ask again, set fresh."
+            )
             if fail_on_error:
                 key = request.key if request is not None else None
                 raise RowRejected(f"request {key}: {message}", kind="type_mismatch") from None
-            checked.append(Outcome(failure=Failure("type_mismatch", message), from_ledger=True))
+            failure = Failure("type_mismatch", message, reply=outcome.reply)
+            checked.append(Outcome(failure=failure, from_ledger=True))
         else:
             checked.append(outcome)
     return checked
@@ -150,12 +170,12 @@ def column_of(
     outcomes: Sequence[Outcome | None],
     requests: Sequence[Request | None],
     shape: Shape,
-    result_type: TypeJson,
+    reader: ReplyReader,
     endpoint: Endpoint,
 ) -> pa.Array:
     """The column of one batch, in the shape asked for. A NULL request gives a NULL row, also where rows are structs."""
-    kind = arrow_type(result_type)
-    results = pa.array([_result(outcome, result_type) for outcome in outcomes], kind)
+    kind = arrow_type(reader.result_type)
+    results = pa.array([_result(outcome, reader) for outcome in outcomes], kind)
     if shape is Shape.RESULT:
         return results
     null_rows = pa.array([outcome is None for outcome in outcomes], pa.bool_())
@@ -164,37 +184,38 @@ def column_of(
             [outcome.failure.message if outcome and outcome.failure else None for outcome in outcomes], pa.string()
         )
         return pa.StructArray.from_arrays([results, messages], ["result", "errorMessage"], mask=null_rows)
-    columns = {"result": results, **_details(outcomes, requests, result_type, endpoint)}
+    columns = {"result": results, **_details(outcomes, requests, reader, endpoint)}
     return pa.StructArray.from_arrays(list(columns.values()), list(columns), mask=null_rows)
 
 
-def _result(outcome: Outcome | None, result_type: TypeJson) -> Any:
+def _result(outcome: Outcome | None, reader: ReplyReader) -> Any:
     reply = outcome.reply if outcome is not None else None
     if reply is None:
         return None
     if reply.embedding is not None:
         return reply.embedding
-    if result_type == "string":
-        return reply.text
-    return read_reply(reply.text, result_type) if reply.text else None
+    if not reply.text:  # tool calls alone
+        return reply.text if reader.result_type == "string" else None
+    return reader.read(reply.text)
 
 
-def _choices(reply: Reply | None, result_type: TypeJson) -> list[Any] | None:
+def _choices(reply: Reply | None, reader: ReplyReader) -> list[Any] | None:
     if reply is None or not reply.choices:
         return None
-    return [read_reply(text, result_type) for text in reply.choices]
+    return [reader.read(text) for text in reply.choices]
 
 
 def _details(
     outcomes: Sequence[Outcome | None],
     requests: Sequence[Request | None],
-    result_type: TypeJson,
+    reader: ReplyReader,
     endpoint: Endpoint,
 ) -> dict[str, pa.Array]:
     nothing = Outcome()
     rows = [outcome if outcome is not None else nothing for outcome in outcomes]
-    replies = [row.reply for row in rows]
     failures = [row.failure for row in rows]
+    # What the endpoint said is shown also where it is not what was asked for.
+    replies = [row.reply or (row.failure.reply if row.failure is not None else None) for row in rows]
     usages = [row.usage for row in rows]
 
     def of_reply(name: str) -> list[Any]:
@@ -228,7 +249,7 @@ def _details(
         "finish_reason": pa.array(of_reply("finish_reason"), pa.string()),
         "reasoning": pa.array(of_reply("reasoning"), pa.string()),
         "tool_calls": pa.array(calls, TOOL_CALLS),
-        "choices": pa.array([_choices(reply, result_type) for reply in replies], pa.list_(arrow_type(result_type))),
+        "choices": pa.array([_choices(row.reply, reader) for row in rows], pa.list_(arrow_type(reader.result_type))),
         "message": pa.array(of_reply("message"), pa.string()),
         "model": pa.array(of_reply("model"), pa.string()),
         "attempts": pa.array([row.attempts for row in rows], pa.int32()),

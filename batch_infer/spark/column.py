@@ -9,7 +9,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import DataType
 
-from batch_infer.spark.planning import plan_column
+from batch_infer.spark.planning import as_sent, check_ledger, plan_column
 from batch_infer.spark.session import active_session
 from batch_infer.spark.udf import build_udf
 
@@ -20,8 +20,8 @@ def ai_query(
     *,
     return_type: str | DataType | None = None,
     fail_on_error: bool = True,
-    model_parameters: Mapping[str, Any] | None = None,
-    response_format: str | Mapping[str, Any] | None = None,
+    model_parameters: Mapping[str, Any] | str | None = None,
+    response_format: str | Mapping[str, Any] | DataType | None = None,
     files: Column | str | None = None,
     details: bool = False,
     sample: Column | int = 0,
@@ -35,12 +35,15 @@ def ai_query(
     Args:
         endpoint: A registered name, `'provider/model'`, `'local/chat'` or `'local/embed'`; `None` for the session's
             `spark.batch_infer.default_endpoint`.
-        request: The prompt (STRING) or the messages (ARRAY<STRUCT<role, content>>); text is a column's name.
+        request: The prompt (STRING), the messages (ARRAY<STRUCT<role, content>>, ARRAY<STRING> of their JSON, or a
+            STRING that is a JSON array of messages), or a custom model's inputs (STRUCT); text is a column's name.
         return_type: T, the type of the result. Default: STRING, or ARRAY<FLOAT> for embeddings.
         fail_on_error: `True`: the first row that fails for good ends the job. `False`: the column is
             `STRUCT<result: T, errorMessage: STRING>`.
-        model_parameters: Passed to the endpoint as they are: `max_tokens`, `temperature`, ….
-        response_format: JSON text (`{"type": "json_object"}` …) or DDL (`'STRUCT<…>'`): constrains the reply.
+        model_parameters: Passed to the endpoint as they are: `max_tokens`, `temperature`, `tools`, …; also as the text
+            of a JSON object.
+        response_format: JSON text (`{"type": "json_object"}` …) or DDL (`'STRUCT<…>'`): constrains the reply, which is
+            checked, and asked for again with what is wrong, up to the endpoint's `max_repairs`.
         files: A column of images: BINARY or ARRAY<BINARY>. Chat endpoints only.
         details: `True`: the column is the whole row contract, with error, usage and cost; a row never fails the job.
         sample: Part of the request's identity: equal prompts with different samples are different requests.
@@ -66,11 +69,12 @@ def ai_query(
         fresh=fresh,
     )
     prompt = F.col(request) if isinstance(request, str) else request
-    arguments = [prompt]
+    arguments = [as_sent(prompt, plan.call.endpoint.task)]
     if files is not None:
         arguments.append(F.col(files) if isinstance(files, str) else files)
     if has_sample:
         arguments.append((sample if isinstance(sample, Column) else F.lit(sample)).cast("bigint"))
+    check_ledger(plan)
     # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
     answer = build_udf(plan)(*arguments)
     return F.when(prompt.isNotNull(), answer)

@@ -6,6 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_infer.adapters.ledger import SCHEMA, Ledger
+from batch_infer.spark.tables.filesystem import read_parquet
 
 
 def inference_table(spark: SparkSession, path: str) -> DataFrame:
@@ -23,11 +24,12 @@ def inference_table(spark: SparkSession, path: str) -> DataFrame:
         request_key, error.
 
     Raises:
-        SinkError: there is no ledger to read, or it cannot be written.
+        ConfigError: there is no ledger at the path.
+        SinkError: it cannot be read or written.
     """
-    ledger = Ledger.open(path)
+    ledger = Ledger.existing(path)
     ledger.compact()
     schema = from_arrow_schema(SCHEMA)
     if not ledger.files.sizes("table"):
         return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).parquet(f"{path.rstrip('/')}/table")
+    return read_parquet(spark, f"{ledger.files.root.rstrip('/')}/table", schema=schema)

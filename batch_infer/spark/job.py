@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql.types import DataType
 
+from batch_infer.adapters.driver import Call
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.contract.errors import ROW_ERROR_KINDS, ConfigError, JobRejected
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.rows import DETAIL_FIELDS, USAGE_FIELDS
-from batch_infer.contract.template import Text, check_columns, parse_template
-from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, is_same_input, prepare
-from batch_infer.spark.planning import check_request_type, plan_column
+from batch_infer.contract.table import quoted
+from batch_infer.contract.template import Field, Text, check_columns, parse_template
+from batch_infer.engine.early_stop import DEFAULT_STOP_AFTER_FAILURES, EarlyStop
+from batch_infer.spark.beginning import begun, same_as_broken_off
+from batch_infer.spark.phases import ANSWER, FAILED_DDL, INTERNAL, OUTCOME, answered, fill, prepare
+from batch_infer.spark.planning import as_sent, check_ledger, check_request_type, check_secret, plan_column
 from batch_infer.spark.session import LEDGER_SETTING, find_call, settings_of
-from batch_infer.spark.tables import check_merge_key, check_target, write_table
-from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables import check_target, write_table
+from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.udf import ColumnPlan
-from batch_infer.spark.work_folder import ADDING, WorkFolder
+from batch_infer.spark.watch import OnProgress, Watch
+from batch_infer.spark.work_folder import WorkFolder
 
-PROGRESS_INTERVAL_S = 0.5
 AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 """A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
 
 
 class JobInterrupted(KeyboardInterrupt):
     """Ctrl-C while a job ran. Its text says what is kept, and how to go on."""
-
-
-OnProgress = Callable[[Counters, float], None]
-"""Takes the totals so far and the seconds since the start, twice a second, on a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,10 @@ class RunSummary:
     from_ledger: int
     """Rows that cost nothing now: known from before, or equal to another row of this job."""
     in_doubt: int | None
-    """Requests that were sent and have no outcome, because their worker died: they may have been billed without a
-    reply. Those that were asked again since count too. `None`: the ledger is too large to audit here."""
+    """Of the distinct requests that this run (or the broken-off one that it continues) sent: those that have been sent,
+    in this run or an earlier one, without an outcome, because a worker died or was stopped. They may have been billed
+    without a reply. Requests of other runs that this one did not send do not count. `None`: the ledger is too large to
+    audit here."""
     asked: int
     """Distinct requests that were sent now."""
     attempts: int
@@ -68,7 +70,17 @@ class RunSummary:
     """`None` when the price is unknown."""
     seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
-    """How many rows failed, by kind of error."""
+    """How many rows failed, by kind of error. `not_sent`: those of a run that was stopped early."""
+    throttled: int = 0
+    """Replies that asked to slow down (429, 503, 529)."""
+    waiting_s: float = 0.0
+    """Seconds that requests waited for a limit or a pause before they were sent, summed over requests."""
+    bound_by: str | None = None
+    """The limit that held the job back, for a good part of its time, in words; `None`: none did."""
+    unleased_tasks: int = 0
+    """Tasks that could not hear from the driver for a while, and kept to a share of their own of the limits."""
+    stopped_early: str | None = None
+    """Why not all was sent ("because …": `max_error_ratio`, `stop_after_failures`); `None`: all was."""
 
 
 def run(
@@ -83,14 +95,17 @@ def run(
     merge_key: Sequence[str] = (),
     ledger: str | None = None,
     return_type: str | None = None,
-    model_parameters: Mapping[str, Any] | None = None,
-    response_format: str | Mapping[str, Any] | None = None,
+    model_parameters: Mapping[str, Any] | str | None = None,
+    response_format: str | Mapping[str, Any] | DataType | None = None,
     files: str | None = None,
     sample: str | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
     details: bool = True,
     result_column: str = "result",
     fail_on_error: bool = False,
+    max_error_ratio: float = 1.0,
+    stop_after_failures: int | None = DEFAULT_STOP_AFTER_FAILURES,
     on_progress: OnProgress | None = None,
 ) -> RunSummary:
     """Asks the endpoint once for each distinct request of `df`, and writes the rows with their replies.
@@ -103,7 +118,7 @@ def run(
         df: The input.
         endpoint: As for `ai_query`.
         prompt: A template over columns: `"Summarise in one sentence: {body}"`. A NULL column makes a NULL request.
-        request: Instead of `prompt`: a column of prompts or messages.
+        request: Instead of `prompt`: a column of prompts, messages, or a custom model's inputs.
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
         mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the run that was broken off, on the
@@ -118,18 +133,26 @@ def run(
         files: Name of a column of images.
         sample: Name of a BIGINT column that tells equal prompts apart.
         fresh: Ask again although the ledger knows the reply.
+        retry_failed: Ask again for every request that failed in an earlier run. Without it only those are asked again
+            that may succeed (`error.retryable`); the others keep the error that was recorded, and cost nothing.
         details: `False` writes the result and its error message alone.
         result_column: Name of the result's column, such as `embedding`.
         fail_on_error: End the job at the first row that fails for good, instead of writing its error.
+        max_error_ratio: Send nothing further once more than this part of the requests asked now has failed (judged
+            from the 100th on). The output is written with what there is; rows that were not sent have the error kind
+            `not_sent`, and running the job again sends them. 1 never stops.
+        stop_after_failures: The same when so many requests have failed in one way before any was answered. `None`
+            never stops.
         on_progress: Told the totals while the job runs.
 
     Raises:
         ConfigError: an argument is wrong, or a column is missing; before anything is paid.
-        SinkError: the output or the ledger cannot be written.
+        SinkError: the output or the ledger cannot be written, or another run is writing to the output now.
         JobRejected: no row can succeed, or (with `fail_on_error`) a row failed; says why. What was answered is kept.
         JobInterrupted: Ctrl-C; the job's Spark jobs are cancelled, and what was answered is kept.
     """
     spark = df.sparkSession
+    early_stop = EarlyStop(max_error_ratio, stop_after_failures)
     asked = _request_column(df, prompt, request)
     _check_columns(df, files, sample, [result_column, *(DETAIL_FIELDS if details else ("error_message",))])
     settings = settings_of(spark)
@@ -147,62 +170,70 @@ def run(
         has_files=files is not None,
         has_sample=sample is not None,
         fresh=fresh,
+        retry_failed=retry_failed,
         ledger=where,
     )
+    where = plan.call.ledger or where
+    check_secret(spark, plan.call.endpoint)
     check_request_type(df.select(asked.alias("request")).schema["request"].dataType, plan.call.endpoint.task)
-    columns = [*(F.col(f"`{name}`") for name in df.columns), *_reply_columns(details, result_column)]
+    asked = as_sent(asked, plan.call.endpoint.task)
+    columns = [*(F.col(quoted(name)) for name in df.columns), *_reply_columns(details, result_column)]
     empty = spark.createDataFrame([], df.schema).withColumn(ANSWER, F.lit(None).cast(plan.ddl)).select(*columns)
-    work = WorkFolder.of(spark, output, plan, asked)
-    continued = work.unfinished() if mode == "resume" else None
-    if continued is not None:
-        work = continued
-        _check_same_columns(spark.read.parquet(work.input), df)
-        if fresh:  # what the run that was broken off has asked afresh is fresh enough
-            plan = replace(plan, call=replace(plan.call, fresh_since=work.began_at))
-    else:
-        work.begin("overwrite" if mode == "resume" else mode)
-    table: dict[str, Any] = {"format": format, "mode": work.mode, "merge_key": merge_key}
-    transaction = work.transaction if continued is not None else None
-    written = check_target(spark, output, schema=empty.schema, transaction=transaction, **table)
-    if work.mode == "merge" and continued is None:
-        check_merge_key(df, merge_key)
-
-    started, began_at_us = time.monotonic(), time.time_ns() // 1000
-    with _cancelled_on_interrupt(spark, plan, where, mode):
-        if continued is None:
-            number = F.col(sample).cast("bigint") if sample is not None else None
-            prepare(df, plan, asked, F.col(files) if files is not None else None, number).write.parquet(work.input)
-            work, is_repeated = _same_as_broken_off(spark, work)
+    table: dict[str, Any] = {"format": format, "mode": mode, "merge_key": merge_key}
+    started = time.monotonic()
+    beginning = begun(df, output, WorkFolder.of(spark, output, plan, asked), empty.schema, table)
+    with beginning as found, _cancelled_on_interrupt(spark, plan, where, mode):
+        claim, work, is_continued, written = found
+        check_ledger(plan)
+        # With this name, a run that continues another one knows what that one asked afresh, or again.
+        plan = replace(plan, call=replace(plan.call, run=work.run))
+        if not is_continued:
+            number = column_named(df, sample).cast("bigint") if sample is not None else None
+            images = column_named(df, files) if files is not None else None
+            prepare(df, plan, asked, images, number).write.parquet(work.input)
+            work, is_repeated = same_as_broken_off(spark, work)
             if is_repeated:
                 written = check_target(spark, output, schema=empty.schema, transaction=work.transaction, **table)
-        prepared = spark.read.parquet(work.input)
-        with _Watch(plan.call.call_id, on_progress, started):
+        prepared = read_parquet(spark, work.input)
+        with Watch(_call_of(plan), plan.call.endpoint.name, early_stop, on_progress, started) as watch:
             fill(prepared, plan).write.mode("overwrite").parquet(work.failures)
-            Ledger.open(where).compact_index()
-        failures = spark.read.schema(FAILED_DDL).parquet(work.failures)
-        rows = answered(prepared, failures, plan, began_at_us)
+            with contextlib.closing(Ledger.open(where)) as opened:
+                opened.compact_index()
+        failures = read_parquet(spark, work.failures, schema=FAILED_DDL)
+        rows = answered(prepared, failures, plan, unsent=watch.call.halted)
         if written is None:
             observation = Observation()
             rows = rows.observe(observation, *_measures())
+            claim.check()
             write_table(rows.select(*columns), output, transaction=work.transaction, **table)
             seen: Mapping[str, Any] = observation.get
         else:
             seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
-    work.finish()
+        work.finish()
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
-    return _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=_in_doubt(where))
+    in_doubt = _in_doubt(where, plan.call.run)
+    return _with_limits(
+        _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt), watch
+    )
 
 
-def _same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolder, bool]:
-    """The folder to go on with: that of an append or merge of the very same rows which was broken off, if there is one.
+def _call_of(plan: ColumnPlan) -> Call:
+    call = find_call(plan.call.call_id)
+    assert call is not None, "a call is kept while the driver plans with it"
+    return call
 
-    That run may have committed them already, and its transaction says so.
-    """
-    earlier = work.unfinished(work.mode) if work.mode in ADDING else None
-    if earlier is None or not is_same_input(spark, work.input, earlier.input):
-        return work, False
-    work.finish()
-    return earlier, True
+
+def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
+    """The summary, with what the endpoint's limits and the job's own did."""
+    totals = watch.call.progress().totals()
+    return replace(
+        summary,
+        throttled=totals.throttled,
+        waiting_s=totals.waiting_s,
+        bound_by=watch.bound_by,
+        unleased_tasks=totals.unleased_tasks,
+        stopped_early=watch.stopped_early if "not_sent" in summary.errors else None,
+    )
 
 
 @contextlib.contextmanager
@@ -236,7 +267,7 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     call = find_call(plan.call.call_id)
     totals = call.progress().totals() if call is not None else Counters()
     again = "the same command again, or with mode='resume',"
-    if plan.call.fresh_since is not None:  # the same command again would ask everything afresh once more
+    if plan.call.fresh or plan.call.retry_failed:  # the same command again would ask once more what it has asked
         again = "it again with mode='resume'" if mode != "resume" else "the same command again"
     return (
         f"Interrupted. Every reply that arrived is kept in the ledger at {ledger} "
@@ -245,21 +276,12 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     )
 
 
-def _in_doubt(ledger: str) -> int | None:
-    opened = Ledger.open(ledger)
-    if sum(opened.files.sizes("log").values()) > AUDIT_BELOW_BYTES:
-        return None
-    audit = opened.audit()
-    return audit.in_doubt + audit.asked_again
-
-
-def _check_same_columns(kept: DataFrame, given: DataFrame) -> None:
-    missing = [name for name in given.columns if name not in kept.columns]
-    if missing:
-        raise ConfigError(
-            f"run: the broken-off run read its input without the column {missing[0]!r}, and mode 'resume' continues on "
-            "that input. Give the same columns, or start anew with another mode (what was answered is in the ledger)."
-        )
+def _in_doubt(ledger: str, run: str) -> int | None:
+    with contextlib.closing(Ledger.open(ledger)) as opened:
+        if sum(opened.files.sizes("log").values()) > AUDIT_BELOW_BYTES:
+            return None
+        audit = opened.audit(run=run)
+        return audit.in_doubt + audit.asked_again
 
 
 def _ledger_beside(spark: SparkSession, output: str) -> str:
@@ -272,7 +294,7 @@ def _request_column(df: DataFrame, prompt: str | None, request: Column | str | N
     if prompt is not None and request is None:
         return prompt_column(df, prompt)
     if request is not None and prompt is None:
-        return F.col(request) if isinstance(request, str) else request
+        return column_named(df, request) if isinstance(request, str) else request
     raise ConfigError("run: give either a prompt template or a request column.")
 
 
@@ -284,11 +306,19 @@ def _check_columns(df: DataFrame, files: str | None, sample: str | None, added: 
     ):
         if name is None:
             continue
-        check_columns(parse_template("{" + name + "}"), df.columns)
+        check_columns([Field(name)], df.columns)
         kind = kinds.get(name, allowed[0])
         if kind not in allowed:
             raise ConfigError(f"run: {argument}={name!r} is {kind.upper()}; it is {' or '.join(allowed).upper()}.")
     taken = {name.lower() for name in (*added, *INTERNAL, OUTCOME, ANSWER)}
+    seen: dict[str, str] = {}
+    for name in df.columns:
+        if name.lower() in seen:
+            raise ConfigError(
+                f"run: the input has two columns named {seen[name.lower()]!r} and {name!r}, which a table cannot keep "
+                "apart. Rename or drop one of them first."
+            )
+        seen[name.lower()] = name
     clashes = [name for name in df.columns if name.lower() in taken]
     if clashes:
         raise ConfigError(
@@ -313,8 +343,13 @@ def prompt_column(df: DataFrame, template: str) -> Column:
     parts = parse_template(template)
     check_columns(parts, df.columns)
     return F.concat(
-        *(F.lit(part.text) if isinstance(part, Text) else F.col(part.path).cast("string") for part in parts)
+        *(F.lit(part.text) if isinstance(part, Text) else column_named(df, part.path).cast("string") for part in parts)
     )
+
+
+def column_named(df: DataFrame, path: str) -> Column:
+    """The column of this name, dots and all, where there is one; else a path into a struct: `address.city`."""
+    return F.col(quoted(path) if path.lower() in {name.lower() for name in df.columns} else path)
 
 
 def _measures() -> list[Column]:
@@ -357,32 +392,3 @@ def _summary(
         seconds=seconds,
         errors=errors,
     )
-
-
-class _Watch:
-    """Tells a callback the call's totals, twice a second, while the block runs, and once at its end."""
-
-    def __init__(self, call_id: str, on_progress: OnProgress | None, started: float) -> None:
-        self._call_id = call_id
-        self._on_progress = on_progress
-        self._started = started
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batch_infer-progress", daemon=True)
-
-    def __enter__(self) -> None:
-        if self._on_progress is not None:
-            self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        if self._on_progress is not None:
-            self._thread.join(timeout=2)
-
-    def _run(self) -> None:
-        assert self._on_progress is not None
-        call = find_call(self._call_id)
-        while call is not None:
-            is_last = self._over.wait(PROGRESS_INTERVAL_S)
-            self._on_progress(call.progress().totals(), time.monotonic() - self._started)
-            if is_last:
-                return

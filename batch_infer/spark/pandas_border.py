@@ -53,7 +53,11 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     if hasattr(value, "asDict"):
-        return value.asDict(recursive=True)
+        value = value.asDict()
+    if isinstance(value, dict):
+        return {name: _unwrapped(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unwrapped(item) for item in value]
     return value
 
 

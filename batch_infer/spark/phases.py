@@ -2,14 +2,14 @@
 
 prepare   the input, numbered, with each row's request key; kept on disk, because an input that reads a clock, a
           random number or a database would give other keys the second time
-fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger
+fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger.
+          Stopped early, it leaves keys out
 answered  each row with its reply from the ledger; sends nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -19,12 +19,13 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.errors import SinkError
-from batch_infer.contract.reply import Outcome
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.reply import Failure, Outcome
+from batch_infer.contract.request import Request
 from batch_infer.contract.rows import Shape
-from batch_infer.engine.tokens import estimate_prompt_tokens
+from batch_infer.contract.table import quoted
 from batch_infer.engine.window import Batch
-from batch_infer.spark.arrow import attached_files, column_of, requests_of, typed
+from batch_infer.spark.arrow import column_of, requests_of, typed
+from batch_infer.spark.tables.filesystem import read_parquet
 from batch_infer.spark.udf import ColumnPlan, Columns, current_task, iterator_udf
 
 KEY, ROW, REQUEST, FILES = "_bi_key", "_bi_row", "_bi_request", "_bi_files"
@@ -53,8 +54,8 @@ def is_same_input(spark: SparkSession, one: str, other: str) -> bool:
     """Whether two prepared inputs hold the same rows, each as often: their count and a sum of the rows' hashes."""
 
     def fingerprint(path: str) -> Row | None:
-        rows = spark.read.parquet(path)
-        text = F.to_json(F.struct(*(F.col(f"`{name}`") for name in rows.columns if name != ROW)))
+        rows = read_parquet(spark, path)
+        text = F.to_json(F.struct(*(F.col(quoted(name)) for name in rows.columns if name != ROW)))
         return rows.agg(F.count(F.lit(1)), F.sum(F.xxhash64(text).cast("decimal(38,0)"))).first()
 
     return fingerprint(one) == fingerprint(other)
@@ -78,15 +79,22 @@ def fill(prepared: DataFrame, plan: ColumnPlan) -> DataFrame:
 
 
 def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    identity = call.identity()
+
     def batches() -> Iterator[Batch]:
-        for record_batch in record_batches:
-            yield Batch(_requests(record_batch))
+        for rows in record_batches:
+            files = rows.column(FILES) if FILES in rows.schema.names else None
+            keys, origins = rows.column(KEY), rows.column(ROW)
+            yield Batch(requests_of(rows.column(REQUEST), files, None, identity, keys=keys, origins=origins))
 
     for done in answer(call, current_task(), batches(), ordered=False):
         failed = [
             (request.key, msgspec.json.encode(msgspec.structs.replace(outcome, origin=request.origin)).decode())
             for request, outcome in zip(done.requests, done.outcomes, strict=True)
-            if request is not None and outcome is not None and outcome.failure is not None
+            if request is not None
+            and outcome is not None
+            and outcome.failure is not None
+            and outcome.failure.kind != "not_sent"
         ]
         if failed:
             yield pa.RecordBatch.from_arrays(
@@ -94,52 +102,44 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
             )
 
 
-def _requests(batch: pa.RecordBatch) -> list[Request | None]:
-    contents = batch.column(REQUEST).to_pylist()
-    files: list[Any] = batch.column(FILES).to_pylist() if FILES in batch.schema.names else [None] * len(contents)
-    requests: list[Request | None] = []
-    for key, row, content, attached in zip(
-        batch.column(KEY).to_pylist(), batch.column(ROW).to_pylist(), contents, files, strict=True
-    ):
-        images = attached_files(attached)
-        asked = content if isinstance(content, str) else canonical_messages(content)
-        tokens = estimate_prompt_tokens(asked, len(images))
-        requests.append(Request(key=key, content=asked, files=images, prompt_tokens=tokens, origin=row))
-    return requests
-
-
-def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, began_at_us: int) -> DataFrame:
+def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, *, unsent: str | None = None) -> DataFrame:
     """The prepared rows with the column `ANSWER`: the row contract, NULL for a NULL request. Sends nothing.
 
+    `unsent` says why not every request was sent; those that were not fail with it.
+
     Raises (when run):
-        SinkError: a key is neither in the ledger nor among the failures.
+        SinkError: a key is neither in the ledger nor among the failures, although all were sent.
     """
     joined = prepared.drop(REQUEST, FILES).join(failures, KEY, "left")
-    udf = iterator_udf(lambda columns: _answers(plan, began_at_us, columns), plan.ddl, several=True)
+    udf = iterator_udf(lambda columns: _answers(plan, unsent, columns), plan.ddl, several=True)
     reply = udf.asNondeterministic()(F.col(KEY), F.col(ROW), F.col(OUTCOME))  # so that it is evaluated once
     return joined.withColumn(ANSWER, F.when(F.col(KEY).isNotNull(), reply))
 
 
-def _answers(plan: ColumnPlan, began_at_us: int, columns: Columns) -> Iterator[pa.Array]:
+def _answers(plan: ColumnPlan, unsent: str | None, columns: Columns) -> Iterator[pa.Array]:
     call = plan.call
+    never_sent = None if unsent is None else Outcome(failure=Failure("not_sent", unsent, retryable=True))
     assert call.ledger is not None
-    ledger = WorkerProcess.current().ledger(call.ledger)
+    ledger, reader = WorkerProcess.current().ledger(call.ledger), call.reader()
     for keys, rows, failures in columns:
         wanted = keys.to_pylist()
-        found = ledger.find([key for key in wanted if key is not None], since=call.fresh_since)
+        found = ledger.find([key for key in wanted if key is not None])
         outcomes: list[Outcome | None] = []
         requests: list[Request | None] = []
         for key, row, failure in zip(wanted, rows.to_pylist(), failures.to_pylist(), strict=True):
             requests.append(None if key is None else Request(key=key, content=""))
-            outcomes.append(None if key is None else _outcome_of(key, row, found.get(key), failure, began_at_us))
-        outcomes = typed(outcomes, requests, call.result_type, fail_on_error=call.fail_on_error)
-        yield column_of(outcomes, requests, Shape.DETAILS, call.result_type, call.endpoint)
+            if key is not None and key not in found and failure is None and never_sent is not None:
+                outcomes.append(never_sent)
+            else:
+                outcomes.append(None if key is None else _outcome_of(call, key, row, found.get(key), failure))
+        outcomes = typed(outcomes, requests, reader, fail_on_error=call.fail_on_error)
+        yield column_of(outcomes, requests, Shape.DETAILS, reader, call.endpoint)
 
 
-def _outcome_of(key: str, row: int, known: Outcome | None, failure: str | None, began_at_us: int) -> Outcome:
-    """The row's outcome; of the rows that share a reply, only the one that was billed in this job says so."""
-    if known is not None:
-        is_billed = known.origin == row and known.at_us >= began_at_us
+def _outcome_of(call: CallPlan, key: str, row: int, known: Outcome | None, failure: str | None) -> Outcome:
+    """The row's outcome; of the rows that share a reply, only the one that was billed in this run says so."""
+    if known is not None and not (call.fresh and failure is not None):
+        is_billed = known.origin == row and known.run == call.run
         return msgspec.structs.replace(known, from_ledger=not is_billed)
     if failure is None:
         raise SinkError(
@@ -147,4 +147,4 @@ def _outcome_of(key: str, row: int, known: Outcome | None, failure: str | None, 
             "purged meanwhile? Run the job again with mode='resume'."
         )
     outcome = _outcome.decode(failure)
-    return outcome if outcome.origin == row else Outcome(failure=outcome.failure)
+    return outcome if outcome.from_ledger or outcome.origin == row else Outcome(failure=outcome.failure)

@@ -5,28 +5,39 @@ Both surfaces come through here, the Python Column and the SQL function, so that
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import msgspec
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import DataType, StringType
 
 from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.registry import find_endpoint
+from batch_infer.adapters.secrets import resolve, unresolved_message
+from batch_infer.adapters.wire.choose import check_wire
 from batch_infer.adapters.worker import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.parameters import check_parameters, parse_response_format
+from batch_infer.contract.parameters import check_parameters, near_misses, parse_response_format
 from batch_infer.contract.rows import Shape
-from batch_infer.contract.typed import check_result_type, ddl_of, response_format_of
+from batch_infer.contract.schema import response_format_of
+from batch_infer.contract.secret import SecretReference
+from batch_infer.contract.structured import check_schema
+from batch_infer.contract.typed import TypeJson, check_result_type, ddl_of
 from batch_infer.spark.session import ledger_path, open_call, settings_of, task_slots
 from batch_infer.spark.udf import ColumnPlan
 
+logger = logging.getLogger("batch_infer")
+
 DEFAULT_ENDPOINT_SETTING = "spark.batch_infer.default_endpoint"
+
+INPUT_OPTIONS = {"ignoreNullFields": "false"}
+"""Of `to_json`, for a custom model's inputs: a feature that is NULL is sent as null, and not left out."""
 
 
 def plan_column(
@@ -35,13 +46,14 @@ def plan_column(
     *,
     return_type: str | DataType | None = None,
     fail_on_error: bool = True,
-    model_parameters: Mapping[str, Any] | None = None,
-    response_format: str | Mapping[str, Any] | None = None,
+    model_parameters: Mapping[str, Any] | str | None = None,
+    response_format: str | Mapping[str, Any] | DataType | None = None,
     details: bool = False,
     stop_on_row_error: bool | None = None,
     has_files: bool = False,
     has_sample: bool = False,
     fresh: bool = False,
+    retry_failed: bool = False,
     ledger: str | None = None,
 ) -> ColumnPlan:
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
@@ -69,7 +81,10 @@ def plan_column(
     if endpoint.provider == "local":
         check_installed()
     parameters = check_parameters(model_parameters, endpoint.task)
-    wire_format = _response_format(spark, response_format, endpoint)
+    for given, near in near_misses(parameters).items():
+        logger.warning("modelParameters: %r is sent as it is; did you mean %r?", given, near)
+    wire_format, format_type = _response_format(spark, response_format, endpoint)
+    check_wire(endpoint, parameters, wire_format)
     result = _result_type(spark, return_type, endpoint)
     if has_files and endpoint.task != "chat":
         raise ConfigError(
@@ -78,8 +93,6 @@ def plan_column(
     result_json = result.jsonValue()
     check_result_type(result_json, endpoint.task)
     remembered = ledger_path(spark, settings, ledger)
-    if remembered is not None:
-        LedgerWriter(remembered, "check").close()  # refuses an unusable ledger before anything is paid
     call_id, address = open_call(spark, endpoint)
     call = CallPlan(
         call_id=call_id,
@@ -87,11 +100,14 @@ def plan_column(
         parameters=msgspec.json.encode(parameters).decode(),
         response_format=msgspec.json.encode(wire_format).decode() if wire_format is not None else None,
         result_type=result_json,
+        format_type=format_type,
         fail_on_error=fail_on_error and not details if stop_on_row_error is None else stop_on_row_error,
         slots=task_slots(spark),
         service=address,
         ledger=remembered,
-        fresh_since=time.time() if fresh else None,
+        run=call_id,
+        fresh=fresh,
+        retry_failed=retry_failed,
     )
     shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR
     return ColumnPlan(
@@ -99,24 +115,82 @@ def plan_column(
     )
 
 
+def check_ledger(plan: ColumnPlan) -> None:
+    """Refuses a ledger that cannot be written, and makes it where there is none: so this is the last check of all.
+
+    Raises:
+        SinkError: says why.
+    """
+    if plan.call.ledger is not None:
+        LedgerWriter(plan.call.ledger, "check").close()
+
+
+def check_secret(spark: SparkSession, endpoint: Endpoint) -> None:
+    """Refuses an endpoint whose api_key leads to nothing; on a cluster, where the workers may know it, only warns.
+
+    Raises:
+        ConfigError: names the reference, and what to do.
+    """
+    if endpoint.api_key is None:
+        return
+    reference = SecretReference.parse(endpoint.api_key)
+    if resolve(reference) is not None:
+        return
+    if spark.sparkContext.master.startswith("local"):
+        raise ConfigError(f"endpoint {endpoint.name!r}: {unresolved_message(reference)}")
+    logger.warning(
+        "endpoint %r: its api_key '%s' leads to nothing on the driver. Unless every worker knows it, the run fails.",
+        endpoint.name,
+        reference,
+    )
+
+
 def check_request_type(request: DataType, task: str) -> None:
     """Refuses a request column that the endpoint's task cannot take.
 
     Raises:
-        ConfigError: names the column's type and what is allowed.
+        ConfigError: names the column's type, the task, and what is allowed.
     """
     kind = request.typeName()
-    if kind in ("string", "void") or kind.startswith(("varchar", "char")):
+    is_text = _is_text(request)
+    if kind == "void" or (is_text and task != "custom") or (task == "custom" and kind in ("struct", "map")):
         return
-    if kind == "array" and task == "chat":
-        element = request.elementType
-        if element.typeName() == "struct" and {"role", "content"} <= set(element.fieldNames()):
-            return
-    messages = ", or an ARRAY<STRUCT<role: STRING, content: STRING>> of messages" if task == "chat" else ""
+    if kind == "array" and task == "chat" and _is_message(request.elementType):
+        return
+    allowed = {
+        "chat": "a STRING, or an ARRAY<STRUCT<role: STRING, content: STRING>> of messages",
+        "custom": "a STRUCT (or MAP) of its inputs, such as named_struct('feature', column)",
+    }.get(task, "a STRING")
+    hint = " Cast it, or convert it with to_json."
+    if task == "chat" and kind in ("struct", "map"):
+        hint = " Named inputs go to a custom model; for a chat, make them text with to_json, or write messages."
+    elif task in ("embeddings", "completions") and kind == "array":
+        hint = " Messages go to a chat endpoint; give this one their text."
+    elif task == "custom":
+        hint = ""
+    article = "an" if task[0] in "aeiou" else "a"
     raise ConfigError(
-        f"ai_query: the request is {request.simpleString().upper()}; a {task} endpoint takes a STRING{messages}. "
-        "Cast it, or convert it with to_json."
+        f"ai_query: the request is {request.simpleString().upper()}; {article} {task} endpoint takes {allowed}.{hint}"
     )
+
+
+def _is_text(kind: DataType) -> bool:
+    return str(kind.typeName()).startswith(("string", "varchar", "char"))
+
+
+def _is_message(element: Any) -> bool:
+    """Whether an array of this holds messages: STRUCT<role, content>, without maps inside, or their JSON."""
+    if _is_text(element):
+        return True
+    if element.typeName() != "struct" or not {"role", "content"} <= set(element.fieldNames()):
+        return False
+    content = element["content"].dataType
+    return "map<" not in element.simpleString() and (content.typeName() in ("array", "void") or _is_text(content))
+
+
+def as_sent(request: Column, task: str) -> Column:
+    """The request column as the UDF takes it: a custom model's inputs as JSON, every other as it is."""
+    return F.to_json(request, INPUT_OPTIONS) if task == "custom" else request
 
 
 def check_argument_names(given: Mapping[str, Any] | list[str], allowed: tuple[str, ...]) -> None:
@@ -135,22 +209,32 @@ def check_argument_names(given: Mapping[str, Any] | list[str], allowed: tuple[st
 
 
 def _response_format(
-    spark: SparkSession, given: str | Mapping[str, Any] | None, endpoint: Endpoint
-) -> dict[str, Any] | None:
+    spark: SparkSession, given: str | Mapping[str, Any] | DataType | None, endpoint: Endpoint
+) -> tuple[dict[str, Any] | None, TypeJson | None]:
+    """The wire's `response_format`, and the type that it was given as, if it was."""
     if given is None:
-        return None
+        return None, None
     if endpoint.task != "chat":
         raise ConfigError(
             f"responseFormat: endpoint {endpoint.name!r} is for {endpoint.task}; only chat endpoints take it."
         )
-    if isinstance(given, str) and given.strip()[:6].upper() in ("STRUCT", "ARRAY<"):
-        kind = _parse_type(spark, given, "responseFormat").jsonValue()
-        check_result_type(kind, endpoint.task)
-        return response_format_of(kind)
-    return parse_response_format(given)
+    if isinstance(given, DataType) or (isinstance(given, str) and not given.lstrip().startswith(("{", "[", '"'))):
+        parsed = given if isinstance(given, DataType) else _parse_type(spark, given, "responseFormat")
+        kind: TypeJson = parsed.jsonValue()
+        check_result_type(kind, endpoint.task, argument="responseFormat")
+        return response_format_of(kind), kind
+    parsed_json = parse_response_format(given)
+    if parsed_json["type"] == "json_schema":
+        check_schema(parsed_json["json_schema"]["schema"])
+    return parsed_json, None
 
 
 def _result_type(spark: SparkSession, given: str | DataType | None, endpoint: Endpoint) -> DataType:
+    if given is None and endpoint.task == "custom":
+        raise ConfigError(
+            f"returnType: endpoint {endpoint.name!r} serves a custom model, which can answer anything. Say the type of "
+            "one row's prediction, such as returnType => 'DOUBLE'."
+        )
     if given is None:
         return _parse_type(spark, "ARRAY<FLOAT>", "") if endpoint.task == "embeddings" else StringType()
     return given if isinstance(given, DataType) else _parse_type(spark, given, "returnType")
@@ -162,9 +246,12 @@ def _parse_type(spark: SparkSession, ddl: str, argument: str) -> DataType:
         text = parser.parseDataType(ddl).json()
     except Exception as error:  # noqa: BLE001 - Py4J's, whose class depends on the Spark version
         reason = str(error).strip().split("\n", 1)[0][:200]
+        is_format = argument == "responseFormat"
+        also = ', or JSON such as {"type":"json_object"}' if is_format else ""
+        no_type = "neither JSON nor a type" if is_format else "not a type"
         raise ConfigError(
-            f"{argument}: {ddl!r} is not a type. Write one such as 'STRING', 'ARRAY<FLOAT>' or "
-            f"'STRUCT<name: STRING, age: INT>'. Spark says: {reason}"
+            f"{argument}: {ddl!r} is {no_type}. Write one such as 'STRING', 'ARRAY<FLOAT>' or "
+            f"'STRUCT<name: STRING, age: INT>'{also}. Spark says: {reason}"
         ) from None
     return _from_json(text)
 

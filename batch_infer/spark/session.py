@@ -27,7 +27,6 @@ from batch_infer.adapters.local.server import LocalServers
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.progress import TaskId
-from batch_infer.contract.secret import SecretReference
 
 logger = logging.getLogger("batch_infer")
 
@@ -106,8 +105,9 @@ def open_call(spark: SparkSession, endpoint: Endpoint) -> tuple[str, ServiceAddr
     """Announces a call to the driver's service, which starts with the first one. Returns its id and the address."""
     call_id = uuid.uuid4().hex
     service = _running_service(spark)
-    secrets = [SecretReference.parse(endpoint.api_key)] if endpoint.api_key else []
-    call = service.open_call(call_id, secrets=secrets, local_address=_local_servers.url)
+    call = service.open_call(
+        call_id, secrets=endpoint.secrets, local_address=_local_servers.url, budget=service.budget(endpoint)
+    )
     _let_go_of_old_calls(call)
     watch = StageWatch(spark)
     call.is_cancelled = watch.is_over
@@ -125,6 +125,17 @@ def _let_go_of_old_calls(newest: Call) -> None:
             _calls.remove(call)
     for call in old:
         call.close()
+
+
+def close_call(call_id: str) -> None:
+    """Forgets a call that no plan uses."""
+    call = find_call(call_id)
+    if call is None:
+        return
+    with _lock:
+        if call in _calls:
+            _calls.remove(call)
+    call.close()
 
 
 def find_call(call_id: str) -> Call | None:

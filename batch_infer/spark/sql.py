@@ -8,18 +8,36 @@ among them, and gives back an expression of the right type around a UDF made for
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pyspark
 from py4j.protocol import Py4JJavaError
 from pyspark.java_gateway import ensure_callback_server_started
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.planning import DEFAULT_ENDPOINT_SETTING, check_argument_names, check_request_type, plan_column
-from batch_infer.spark.session import LEDGER_SETTING, active_session, ledger_path, settings_of
-from batch_infer.spark.udf import build_udf
+from batch_infer.spark.planning import (
+    DEFAULT_ENDPOINT_SETTING,
+    INPUT_OPTIONS,
+    check_argument_names,
+    check_ledger,
+    check_request_type,
+    plan_column,
+)
+from batch_infer.spark.session import (
+    LEDGER_SETTING,
+    active_session,
+    close_call,
+    find_call,
+    ledger_path,
+    settings_of,
+)
+from batch_infer.spark.udf import ColumnPlan, build_udf
+from batch_infer.spark.vectors import TOLERANCE, is_normalized
 
 logger = logging.getLogger("batch_infer")
 
@@ -48,6 +66,12 @@ LIMIT_RULES = (
     "org.apache.spark.sql.catalyst.optimizer.PushProjectionThroughLimitAndOffset",
 )
 
+KEPT_UDFS = 100
+"""Calls with different constants whose UDFs are kept for the next query."""
+
+HAS_COLUMN_NODES = not pyspark.__version__.startswith("3.")
+"""From Spark 4 on a Column is no longer a thin coat around an expression."""
+
 _builders: list[Any] = []
 """Py4J holds Python objects by weak reference from the JVM's side; the registry's must live on."""
 
@@ -69,14 +93,14 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
     Raises:
         ConfigError: the session has a built-in function of this name, which would win.
     """
-    name = f"{prefix}ai_query"
+    builders = {f"{prefix}ai_query": _Builder, f"{prefix}is_normalized": _IsNormalized}
     registry = spark._jsparkSession.sessionState().functionRegistry()  # noqa: SLF001 - see the module's docstring
-    jvm = spark._jvm  # noqa: SLF001
-    if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name}'").collect():
-        raise ConfigError(
-            f"this Spark has a function {name!r} of its own, which would be called (and may bill) instead of this one. "
-            "Register under another name: register(spark, prefix='bi_')."
-        )
+    for name in builders:
+        if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name}'").collect():
+            raise ConfigError(
+                f"this Spark has a function {name!r} of its own, which would be called (and may bill) instead of this "
+                "one. Register under another name: register(spark, prefix='bi_')."
+            )
     gateway = spark.sparkContext._gateway  # noqa: SLF001
     ensure_callback_server_started(gateway)
     # A Java exception raised in a callback arrives as itself, and not as a Python traceback inside a Py4JException.
@@ -84,9 +108,10 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
         parameters = getattr(gateway, name_of_parameters, None)
         if parameters is not None:
             parameters.propagate_java_exceptions = True
-    builder = _Builder(jvm, name)
-    _builders.append(builder)
-    registry.createOrReplaceTempFunction(name, builder, "python_udf")
+    for name, kind in builders.items():
+        builder = kind(spark._jvm, name)  # noqa: SLF001
+        _builders.append(builder)
+        registry.createOrReplaceTempFunction(name, builder, "python_udf")
     _apply_settings(spark, keep_limits=keep_limits)
     if ledger_path(spark, settings_of(spark)) is None:
         logger.warning(
@@ -94,7 +119,7 @@ def register(spark: SparkSession, *, prefix: str = "", keep_limits: bool = True)
             "share.",
             LEDGER_SETTING,
         )
-    return [name]
+    return list(builders)
 
 
 def _apply_settings(spark: SparkSession, *, keep_limits: bool) -> None:
@@ -114,6 +139,7 @@ class _Builder:
     def __init__(self, jvm: Any, name: str) -> None:
         self._jvm = jvm
         self._name = name
+        self._udfs: OrderedDict[bytes, tuple[str, Any]] = OrderedDict()
 
     def apply(self, arguments: Any) -> Any:
         """From resolved argument expressions to the call's expression."""
@@ -146,17 +172,45 @@ class _Builder:
         request = given["request"]
         check_request_type(_type_of(request), plan.call.endpoint.task)
         expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
-        dynamic = [request]
+        dynamic = [self._json(request) if plan.call.endpoint.task == "custom" else request]
         if "files" in given:
             dynamic.append(_images(given["files"]))
         if "sample" in given:
             dynamic.append(_integer(given["sample"]))
-        udf = build_udf(plan)
+        check_ledger(plan)
+        udf = self._udf_of(plan)
         unwrapped = getattr(udf, "_unwrapped", udf)
         call = unwrapped._judf.builder(self._seq(dynamic))  # noqa: SLF001 - what Column expressions are made of
         # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
         null = expressions.Literal(None, call.dataType())
         return getattr(expressions, "If")(expressions.IsNull(request), null, call)  # noqa: B009 - a keyword in disguise
+
+    def _udf_of(self, plan: ColumnPlan) -> Any:
+        """The UDF of a plan: of calls with equal constants the same one, so that Spark sees that they are equal.
+
+        Only where it is deterministic. What was built for an earlier query serves as long as the driver knows its call.
+        """
+        call = plan.call
+        if call.ledger is None or call.fresh:
+            return build_udf(plan)
+        constants = msgspec.json.encode(replace(plan, call=replace(call, call_id="", run="")))
+        known_id, known = self._udfs.get(constants, ("", None))
+        if known is not None and find_call(known_id) is not None:
+            close_call(call.call_id)
+            self._udfs.move_to_end(constants)
+            return known
+        built = build_udf(plan)
+        self._udfs[constants] = call.call_id, built
+        while len(self._udfs) > KEPT_UDFS:
+            self._udfs.popitem(last=False)
+        return built
+
+    def _json(self, inputs: Any) -> Any:
+        """As `to_json`, for a custom model's inputs."""
+        expressions = self._jvm.org.apache.spark.sql.catalyst.expressions
+        parser = active_session()._jsparkSession.sessionState().sqlParser()  # noqa: SLF001
+        words = [parser.parseExpression(f"'{word}'") for option in INPUT_OPTIONS.items() for word in option]
+        return expressions.StructsToJson(inputs, expressions.CreateMap(self._seq(words), False))
 
     def _by_name(self, arguments: Any) -> dict[str, Any]:
         given: dict[str, Any] = {}
@@ -221,6 +275,28 @@ class _Builder:
 
     class Java:
         implements = ("scala.Function1",)
+
+
+class _IsNormalized(_Builder):
+    """`is_normalized(vector[, tol])`: the Column function's expression, over the arguments that SQL gives."""
+
+    def _build(self, arguments: Any) -> Any:
+        if arguments.size() not in (1, 2):
+            raise ConfigError(f"{self._name}: it takes a vector and, if wanted, a tolerance; got {arguments.size()}.")
+        vector, *rest = (arguments.apply(i) for i in range(arguments.size()))
+        kind = vector.dataType().simpleString()
+        if kind not in ("array<float>", "array<double>", "void"):
+            raise ConfigError(f"{self._name}: the vector is an ARRAY<FLOAT> or ARRAY<DOUBLE>; got {kind.upper()}.")
+        tol = self._constant("tol", rest[0]) if rest else TOLERANCE
+        if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol > 0:
+            raise ConfigError(f"{self._name}: the tolerance is a number above 0; got {tol!r}.")
+        sql = self._jvm.org.apache.spark.sql
+        if kind == "void":
+            return sql.catalyst.expressions.Literal(None, sql.types.DataType.fromDDL("BOOLEAN"))
+        if HAS_COLUMN_NODES:
+            checked = is_normalized(Column(sql.classic.ExpressionUtils.column(vector)), tol)
+            return active_session()._jsparkSession.expression(checked._jc)  # noqa: SLF001
+        return is_normalized(Column(sql.Column(vector)), tol)._jc.expr()  # noqa: SLF001
 
 
 def _expect(constants: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:

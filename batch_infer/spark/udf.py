@@ -54,7 +54,7 @@ def build_udf(plan: ColumnPlan) -> Any:
     """
     several = plan.has_files or plan.has_sample
     udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several)
-    remembers = plan.call.ledger is not None and plan.call.fresh_since is None
+    remembers = plan.call.ledger is not None and not plan.call.fresh
     return udf if remembers else udf.asNondeterministic()
 
 
@@ -84,7 +84,7 @@ def iterator_udf(work: Callable[[Columns], Iterator[pa.Array]], ddl: str, *, sev
 
 def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
     """Answers batches of argument columns with batches of the result column, of the same lengths, in order."""
-    identity = plan.call.identity()
+    identity, reader = plan.call.identity(), plan.call.reader()
 
     def batches() -> Iterator[Batch]:
         for arguments in columns:
@@ -92,10 +92,9 @@ def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
             sample = arguments[-1] if plan.has_sample else None
             yield Batch(requests_of(arguments[0], files, sample, identity))
 
-    kind = plan.call.result_type
     for done in answer(plan.call, current_task(), batches()):
-        outcomes = typed(done.outcomes, done.requests, kind, fail_on_error=plan.call.fail_on_error)
-        yield column_of(outcomes, done.requests, plan.shape, kind, plan.call.endpoint)
+        outcomes = typed(done.outcomes, done.requests, reader, fail_on_error=plan.call.fail_on_error)
+        yield column_of(outcomes, done.requests, plan.shape, reader, plan.call.endpoint)
 
 
 def current_task() -> TaskId:

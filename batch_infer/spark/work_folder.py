@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from hashlib import blake2b
+from uuid import uuid4
 
 from pyspark.sql import Column, SparkSession
 
@@ -32,6 +33,7 @@ class WorkFolder:
         self._name = name
         self._job = job
         self._version = 0
+        self._execution = uuid4().hex[:8]
         self.mode = ""
         """The job's mode, also of one that is continued."""
 
@@ -59,9 +61,14 @@ class WorkFolder:
         return f"{self.path}/failures"
 
     @property
-    def began_at(self) -> float:
-        """When the job began, in its first run: seconds since 1970."""
-        return self._version / 1000
+    def job(self) -> str:
+        """Names the job."""
+        return self._job
+
+    @property
+    def run(self) -> str:
+        """Names this run in the ledger: the same, up to a dot, for a run and its continuation."""
+        return f"{self.transaction.commit_id}.{self._execution}"
 
     @property
     def transaction(self) -> Transaction:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _look_after(options: argparse.Namespace) -> str:
-    ledger = Ledger.open(options.path)
+    ledger = Ledger.existing(options.path)
     if options.action == "compact":
         return f"{ledger.compact():,} rows added to {options.path}/table; {ledger.compact_index():,} key files"
     if options.action == "purge":

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.engine.early_stop import DEFAULT_STOP_AFTER_FAILURES
 
 
 def parse_job(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +44,25 @@ def parse_job(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sink.add_argument("--details", action=argparse.BooleanOptionalAction, default=True, help="usage, cost, error, …")
     parser.add_argument("--ledger", help="where replies are kept (default: <output>.ledger)")
     parser.add_argument("--fresh", action="store_true", help="ask again although the ledger knows the reply")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again for all that failed before, not only what may succeed"
+    )
     parser.add_argument("--fail-on-error", action="store_true", help="end the job at the first row that fails")
+    parser.add_argument(
+        "--max-error-ratio",
+        type=float,
+        default=1.0,
+        metavar="RATIO",
+        help="send nothing further once more than this part of the requests has failed (default: 1, never)",
+    )
+    parser.add_argument(
+        "--stop-after-failures",
+        type=int,
+        default=DEFAULT_STOP_AFTER_FAILURES,
+        metavar="N",
+        help="send nothing further when N requests failed in one way before any was answered; 0: never (default: "
+        f"{DEFAULT_STOP_AFTER_FAILURES})",
+    )
     parser.add_argument("--no-progress", action="store_true")
     return parser.parse_args(arguments)
 
@@ -71,7 +90,10 @@ def run_options(options: argparse.Namespace) -> dict[str, Any]:
         "details": options.details,
         "ledger": options.ledger,
         "fresh": options.fresh,
+        "retry_failed": options.retry_failed,
         "fail_on_error": options.fail_on_error,
+        "max_error_ratio": options.max_error_ratio,
+        "stop_after_failures": options.stop_after_failures or None,
         "progress": not options.no_progress,
     }
 

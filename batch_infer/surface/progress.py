@@ -22,16 +22,16 @@ class ProgressLine:
         self._in_place = self._stream.isatty()
         self._next_at = 0.0
         self._width = 0
-        self._last: tuple[Counters, float] | None = None
+        self._last: tuple[Counters, float, str | None] | None = None
 
-    def update(self, totals: Counters, seconds: float) -> None:
+    def update(self, totals: Counters, seconds: float, bound_by: str | None = None) -> None:
         """Shows new totals, if it is time to."""
-        self._last = (totals, seconds)
+        self._last = (totals, seconds, bound_by)
         if self._in_place:
-            self._draw(line_of(self._label, totals, seconds))
+            self._draw(line_of(self._label, totals, seconds, bound_by))
         elif time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LINE_INTERVAL_S
-            print(line_of(self._label, totals, seconds), file=self._stream, flush=True)
+            print(line_of(self._label, totals, seconds, bound_by), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leaves the last totals standing."""
@@ -50,7 +50,7 @@ class ProgressLine:
         self._width = len(text)
 
 
-def line_of(label: str, totals: Counters, seconds: float) -> str:
+def line_of(label: str, totals: Counters, seconds: float, bound_by: str | None = None) -> str:
     """The line: what is done, how fast, what it costs, and what holds it up."""
     rows = totals.rows_settled
     parts = [f"{rows:,} rows"]
@@ -67,6 +67,8 @@ def line_of(label: str, totals: Counters, seconds: float) -> str:
         parts.append(f"{totals.throttled:,} throttled")
     if totals.ambiguous:
         parts.append(f"{totals.ambiguous:,} in doubt")
+    if bound_by is not None:
+        parts.append(f"bound by {bound_by}")
     minutes, rest = divmod(int(seconds), 60)
     return f"[{label}] {' · '.join(parts)} · {minutes}:{rest:02d}"
 
@@ -87,6 +89,19 @@ def summary_lines(summary: RunSummary) -> list[str]:
         lines.append(f"in doubt: {summary.in_doubt:,} requests may have been billed without a reply (a worker died)")
     if summary.errors:
         lines.append("errors: " + ", ".join(f"{count:,} × {kind}" for kind, count in sorted(summary.errors.items())))
+    if summary.bound_by is not None or summary.throttled:
+        bound = f"bound by {summary.bound_by}; " if summary.bound_by is not None else ""
+        waited = f"requests waited {summary.waiting_s:,.0f} s in sum"
+        lines.append(f"limits: {bound}{summary.throttled:,} replies asked to slow down; {waited}")
+    if summary.unleased_tasks:
+        lines.append(
+            f"limits: {summary.unleased_tasks:,} tasks could not reach the driver for a while, and kept to their own "
+            "share of the limits"
+        )
+    if summary.stopped_early is not None:
+        never = summary.errors.get("not_sent", 0)
+        lines.append(f"stopped early, {summary.stopped_early}: {never:,} rows were never sent")
+        lines.append("Run it again with mode 'resume' to send them and what failed; what is answered is kept.")
     lines.append(f"output: {summary.output}")
     lines.append(f"ledger: {summary.ledger} (what is in it is never paid for again)")
     return lines

@@ -8,7 +8,10 @@ Ships to users as well. Nothing here calls a real endpoint, and nothing else in 
     server     slots, queue, latency, control channel
     behaviour  which rule applies, what is answered (pure)
     rates      token buckets (pure)
+    incoming   requests: which API, which prompts (pure)
     replies    reply bodies, correct and spoilt (pure)
+    dialects   Anthropic's messages, custom models' predictions (pure)
+    tokens     OAuth tokens (pure)
     tally      counts (pure)
     wire       HTTP/1.1, and how to break it
     config     Rule, EndpointConfig

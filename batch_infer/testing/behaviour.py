@@ -13,17 +13,10 @@ import msgspec
 
 from batch_infer.testing import replies
 from batch_infer.testing.config import BODY_FAULTS, WIRE_FAULTS, EndpointConfig, Rule
+from batch_infer.testing.dialects import messages_reply, predictions_reply
+from batch_infer.testing.incoming import Incoming
 from batch_infer.testing.rates import RateLimits
-
-
-class Incoming(msgspec.Struct):
-    """A request as far as the decision depends on it."""
-
-    api: replies.Api
-    body: dict[str, Any]
-    prompts: tuple[str, ...]
-    """The last user message's text, the prompts of a completion, or the inputs of an embeddings request."""
-    prompt_tokens: int
+from batch_infer.testing.tokens import IssuedTokens
 
 
 class Decision(msgspec.Struct):
@@ -59,6 +52,8 @@ class Behaviour:
         self._arrived = 0
         self._passed = 0
         self._rules = [_Armed(rule) for rule in config.rules]
+        client = config.oauth_client
+        self.tokens = client and IssuedTokens(client, config.oauth_lifetime_s, config.oauth_token_uses)
 
     def authorised(self, key: str | None) -> bool:
         """Whether a request with this key passes; counts the request."""
@@ -66,12 +61,14 @@ class Behaviour:
         limit = self.config.unauthorized_after
         if limit is not None and self._arrived >= limit:
             return False
+        if self.tokens:
+            return self.tokens.accepts(key)
         return self.config.api_key is None or key == self.config.api_key
 
     def decide(self, request: Incoming, now: float) -> Decision:
         """What becomes of an authenticated request: refused by a limit, scripted by a rule, or answered."""
         reserved = request.prompt_tokens
-        if request.api != "embeddings":
+        if request.api not in ("embeddings", "custom"):
             reserved += self._max_tokens(request.body)
         refusal = self.limits.admit(reserved, now)
         if refusal is not None:
@@ -117,24 +114,17 @@ class Behaviour:
             message = f"The model {str(model)[:80]!r} does not exist."
             return Decision(404, {}, replies.error_body(404, message, code="model_not_found"))
         limit = self.config.max_inputs
-        if request.api == "embeddings" and limit is not None and len(request.prompts) > limit:
+        if limit is not None and len(request.prompts) > limit:
             message = f"{len(request.prompts)} inputs are more than the {limit} allowed."
             return Decision(400, {}, replies.error_body(400, message, kind="invalid_request_error"))
         return None
 
     def _reply(self, request: Incoming, rule: Rule | None) -> Decision:
-        if request.api == "embeddings":
-            reply = replies.embeddings_reply(request.body, request.prompts, self.config.dimensions)
-        else:
-            text = replies.chat_text(request.prompts[0], self.config.reply_words)
-            if rule is not None and rule.text is not None:
-                text = rule.text
-            build = replies.chat_reply if request.api == "chat" else replies.completion_reply
-            reply = build(request.body, request.prompt_tokens, text, self._passed)
-        usage = reply["usage"]
+        reply = self._correct_reply(request, rule.text if rule is not None else None)
+        usage = reply.get("usage", {})
         decision = Decision(200 if rule is None else rule.status, {}, b"")
-        decision.prompt_tokens = usage["prompt_tokens"]
-        decision.completion_tokens = usage.get("completion_tokens", 0)
+        decision.prompt_tokens = usage.get("prompt_tokens") or usage.get("input_tokens", 0)
+        decision.completion_tokens = usage.get("completion_tokens") or usage.get("output_tokens", 0)
         if rule is None or rule.fault not in BODY_FAULTS:
             decision.body = msgspec.json.encode(reply)
             return decision
@@ -145,6 +135,17 @@ class Behaviour:
         if rule.status == 200:
             decision.status = status
         return decision
+
+    def _correct_reply(self, request: Incoming, scripted: str | None) -> dict[str, Any]:
+        if request.api == "embeddings":
+            return replies.embeddings_reply(request.body, request.prompts, self.config.dimensions)
+        if request.api == "custom":
+            return predictions_reply(request.body, scripted)
+        text = replies.chat_text(request.prompts[0], self.config.reply_words) if scripted is None else scripted
+        return _BUILD[request.api](request.body, request.prompt_tokens, text, self._passed)
+
+
+_BUILD = {"chat": replies.chat_reply, "completions": replies.completion_reply, "messages": messages_reply}
 
 
 def _scripted_body(rule: Rule) -> Decision | None:
@@ -202,58 +203,3 @@ def hash_fraction(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone; `Rule.fraction` compares with it."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
-
-
-def parse_request(path: str, raw: bytes) -> Incoming | None:
-    """Reads a request; `None` when there is no such endpoint.
-
-    The path decides by its end, so that deployments with other prefixes work; `…/invocations` by the body's fields.
-
-    Raises:
-        ValueError: the body is not a JSON object, or lacks what the endpoint needs.
-    """
-    tail = path.partition("?")[0].rstrip("/")
-    api: replies.Api | None = None
-    if tail.endswith("/chat/completions"):
-        api = "chat"
-    elif tail.endswith("/completions"):
-        api = "completions"
-    elif tail.endswith("/embeddings"):
-        api = "embeddings"
-    elif not tail.endswith("/invocations"):
-        return None
-    try:
-        body = msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"The body is not a JSON object: {error}") from None
-    api = api or ("chat" if "messages" in body else "embeddings" if "input" in body else "completions")
-    prompts = _PROMPTS[api](body)
-    return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
-
-
-def _chat_prompts(body: Mapping[str, Any]) -> tuple[str, ...]:
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("'messages' is missing or empty.")
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-            return (str(content or ""),)
-    return ("",)
-
-
-def _listed(field: str) -> Any:
-    def read(body: Mapping[str, Any]) -> tuple[str, ...]:
-        value = body.get(field)
-        if isinstance(value, str):
-            return (value,)
-        if not isinstance(value, list) or not value:
-            raise ValueError(f"'{field}' is missing or empty.")
-        return tuple(item if isinstance(item, str) else str(item) for item in value)
-
-    return read
-
-
-_PROMPTS = {"chat": _chat_prompts, "completions": _listed("prompt"), "embeddings": _listed("input")}

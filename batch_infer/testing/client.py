@@ -122,7 +122,8 @@ def _as_config_fields(settings: dict[str, Any]) -> dict[str, Any]:
 class FaultEndpoint(EndpointControl):
     """An OpenAI-compatible endpoint on the loopback interface, in a process of its own, that misbehaves on request.
 
-    It serves `/chat/completions`, `/completions`, `/embeddings` and `/models` under any prefix. Answers are
+    It serves `/chat/completions`, `/completions`, `/embeddings`, `/models`, Anthropic's `/v1/messages` and Databricks'
+    `/invocations` (custom models' records included) under any prefix, and `/oidc/v1/token` for its client. Answers are
     deterministic: `replies.chat_text` and `replies.embedding` recompute them. The process ends with the `with` block,
     and on its own when this process dies, however it dies.
 

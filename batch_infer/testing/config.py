@@ -115,6 +115,12 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     api_key: str | None = None
     """Requests without this key (`Authorization: Bearer`, `api-key` or `x-api-key`) get 401."""
+    oauth_client: str | None = None
+    """`id:secret` of the one client whose tokens pass, instead of `api_key`; `/oidc/v1/token` issues them."""
+    oauth_lifetime_s: float = 3600.0
+    """What a token's `expires_in` says."""
+    oauth_token_uses: int | None = None
+    """Requests that a token is good for; the next one gets 401."""
     unauthorized_after: int | None = None
     """From the n-th request on (counted from 1), every one gets 401."""
 
@@ -144,7 +150,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     dimensions: int = 16
     """Length of embeddings, unless the request names one."""
     max_inputs: int | None = None
-    """An embeddings request with more inputs gets 400."""
+    """A request with more embeddings inputs, or more records of a custom model, gets 400."""
 
     host: str = "127.0.0.1"
     idle_close_s: float | None = None

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from batch_infer.adapters.transport import HttpReply
-from batch_infer.testing.behaviour import Behaviour, parse_request
+from batch_infer.testing.behaviour import Behaviour
 from batch_infer.testing.config import EndpointConfig
+from batch_infer.testing.incoming import parse_request
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Api = Literal["chat", "completions", "embeddings"]
+Api = Literal["chat", "completions", "embeddings", "messages", "custom"]
 
 ECHO_CHARS = 40
 """Characters of the prompt that an echo repeats."""
@@ -150,6 +150,10 @@ def spoil(fault: str, reply: dict[str, Any]) -> Body:
             _CHOICE[fault](choice)
     elif "data" in reply and fault in _VECTORS:
         _VECTORS[fault](reply["data"])
+    elif "content" in reply and fault in _CHOICE:
+        _of_claude(reply, fault)
+    elif "predictions" in reply and fault == "short_batch":
+        reply["predictions"].pop()
     else:
         raise ValueError(f"The fault {fault!r} does not apply to this kind of request.")
     return 200, {}, msgspec.json.encode(reply)
@@ -178,7 +182,9 @@ def _in_text(escape: bytes) -> Callable[[dict[str, Any]], Body]:
 
 def _nan_usage(reply: dict[str, Any]) -> Body:
     whole = msgspec.json.encode(reply)
-    return 200, {}, whole.replace(b'"prompt_tokens":', b'"prompt_tokens":NaN,"was":', 1)
+    for name in (b'"prompt_tokens":', b'"input_tokens":'):
+        whole = whole.replace(name, name + b'NaN,"was":', 1)
+    return 200, {}, whole
 
 
 def _text(text: str | None, finish_reason: str) -> Callable[[dict[str, Any]], None]:
@@ -190,6 +196,16 @@ def _text(text: str | None, finish_reason: str) -> Callable[[dict[str, Any]], No
         choice["finish_reason"] = finish_reason
 
     return apply
+
+
+def _of_claude(reply: dict[str, Any], fault: str) -> None:
+    text, reason = {
+        "null_content": ("", "end_turn"),
+        "content_filter": ("", "refusal"),
+        "length": ("echo: cut", "max_tokens"),
+    }[fault]
+    reply["content"] = [{"type": "text", "text": text}] if text else []
+    reply["stop_reason"] = reason
 
 
 def _negative_usage(reply: dict[str, Any]) -> None:
@@ -234,7 +250,9 @@ _WHOLE: dict[str, Callable[[dict[str, Any]], Body]] = {
 _FIELDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "missing_usage": lambda reply: reply.pop("usage"),
     "negative_usage": _negative_usage,
-    "empty_choices": lambda reply: reply.get("choices", reply.get("data", [])).clear(),
+    "empty_choices": lambda reply: next(
+        reply[name] for name in ("choices", "data", "content", "predictions") if name in reply
+    ).clear(),
 }
 
 _CHOICE: dict[str, Callable[[dict[str, Any]], None]] = {

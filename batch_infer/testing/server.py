@@ -16,9 +16,11 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from batch_infer.testing import replies, wire
-from batch_infer.testing.behaviour import Behaviour, Decision, Incoming, parse_request
+from batch_infer.testing.behaviour import Behaviour, Decision
 from batch_infer.testing.config import EndpointConfig
+from batch_infer.testing.incoming import Incoming, parse_request
 from batch_infer.testing.tally import Tally
+from batch_infer.testing.tokens import TOKEN_PATH
 
 CONTROL_PREFIX = "/_control/"
 _UNBILLED_FAULTS = frozenset({"reset_before_reply", "close_before_reply", "stall"})
@@ -135,6 +137,9 @@ class Server:
 
     def _judge(self, head: wire.Head, body: bytes, now: float) -> tuple[Incoming | None, Decision]:
         headers = head.headers
+        if self._behaviour.tokens and head.path.endswith(TOKEN_PATH):
+            status, answer = self._behaviour.tokens.issue(headers.get("authorization", ""), body)
+            return None, Decision(status, {}, msgspec.json.encode(answer))
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         key = bearer if scheme.lower() == "bearer" else headers.get("api-key") or headers.get("x-api-key")
         if not self._behaviour.authorised(key):

@@ -7,7 +7,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from batch_infer.testing.behaviour import Decision, Incoming
+from batch_infer.testing.behaviour import Decision
+from batch_infer.testing.incoming import Incoming
 
 
 class Tally:

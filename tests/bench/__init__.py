@@ -7,6 +7,7 @@
     memory          a worker's peak memory at 30,000 and at 300,000 rows
     evaluated_once  calls at the endpoint for queries that Spark likes to evaluate twice
     overhead        the ledger on against off
+    details         the whole row contract on against off
 
     report          what every measurement prints
     sessions        Spark sessions, and the tasks' input

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead", "resume", "slots")
+NAMES = ("stall", "throughput", "memory", "evaluated_once", "overhead", "details", "resume", "slots")
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)}; all when left out")
     parser.add_argument("--pairs", type=int, help="interleaved repetitions, where a measurement compares")
     parser.add_argument("--rows", type=int, help="instead of the measurement's own number of rows")
-    parser.add_argument("--latency-ms", type=float, help="the endpoint's latency (throughput and overhead)")
+    parser.add_argument("--latency-ms", type=float, help="the endpoint's latency (throughput, overhead and details)")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:

@@ -144,6 +144,8 @@ class Cluster:
 
     url: str
     worker_pids: list[int]
+    folder: Path
+    """Of the executors' logs and copies."""
     conf: dict[str, str] = field(default_factory=dict)
 
     def executors(self):
@@ -183,7 +185,7 @@ def standalone_cluster(tmp_path_factory):
             started_worker = start(f"worker-{number}", *worker, "--work-dir", str(folder / f"work-{number}"), url)
             _said(*started_worker, "Successfully registered with master")
         conf = {"spark.executor.memory": "471859200", "spark.executor.cores": "1"}
-        yield Cluster(url, [process.pid for process in started[1:]], conf)
+        yield Cluster(url, [process.pid for process in started[1:]], folder, conf)
     finally:
         for process in started:
             kill_tree(process.pid)

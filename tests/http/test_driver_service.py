@@ -354,9 +354,6 @@ def test_the_first_fatal_message_stays(service, client, caplog):
     call.on_fatal(told)
     assert told.called.wait(5), "registered late, told at once"
     assert told.values == ["first ?"]
-    call.clear_stop()
-    assert client.report("call-1", TASK, Counters()) == Directive()
-    assert call.fatal is None
 
 
 def test_stop_reaches_every_task_once(service, client):

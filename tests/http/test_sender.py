@@ -1,6 +1,7 @@
 """One attempt over real HTTP and in memory: what each fault of an endpoint becomes, and that no error holds the key."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -9,9 +10,18 @@ from batch_infer.adapters.transport import HttpReply
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.adapters.wire.openai import OpenAIWire
 from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, Transient
+from batch_infer.contract.errors import (
+    Ambiguous,
+    EndpointError,
+    JobRejected,
+    RowRejected,
+    Throttled,
+    Transient,
+    WrongReply,
+)
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.testing import FakeTransport, FaultEndpoint, Rule, embedding, json_reply
 
 KEY = "a-key-of-no-known-shape-1"
@@ -24,7 +34,7 @@ def row(text="hello"):
 def sender(transport, *, base_url="http://localhost:1/v1", task="chat", result_type="string", timeout_s=5):
     endpoint = build_endpoint("mine", {"base_url": base_url, "model": "m", "task": task, "timeout_s": timeout_s})
     wire = OpenAIWire(endpoint, base_url=base_url, parameters={}, response_format=None, api_key=KEY)
-    return Sender(endpoint, wire, transport, result_type)
+    return Sender(endpoint, wire, transport, ReplyReader(result_type))
 
 
 def ask(endpoint, *rows, **settings):
@@ -178,15 +188,34 @@ def chat(text, **message):
 
 def test_a_reply_of_another_type_is_that_rows_error_and_its_usage_is_kept():
     (error,) = in_memory(chat("three"), result_type="integer")
-    assert type(error) is RowRejected
+    assert type(error) is WrongReply
     assert (error.kind, error.usage.total_tokens) == ("type_mismatch", 5)
+    assert error.message.endswith("holds no JSON. To make the endpoint keep to the type, add responseFormat => 'INT'.")
+    assert (error.reply.text, json.loads(error.reply.message)["content"]) == ("three", "three")
+    assert "holds no JSON" in error.correction
     assert in_memory(chat(" 3 "), result_type="integer")[0].text == " 3 "
     assert in_memory(chat("null"), result_type="integer")[0].kind == "type_mismatch"
 
 
 def test_every_choice_must_have_the_type():
     reply = {"choices": [{"message": {"content": text}} for text in ("1", "two")]}
-    assert in_memory(json_reply(reply), result_type="integer")[0].kind == "type_mismatch"
+    (error,) = in_memory(json_reply(reply), result_type="integer")
+    assert (error.kind, error.reply.text) == ("type_mismatch", "two")
+    assert json.loads(error.reply.message) == {"role": "assistant", "content": "two"}
+
+
+def test_a_reply_that_was_cut_off_is_not_asked_for_again():
+    body = {"choices": [{"message": {"content": '{"a":'}, "finish_reason": "length"}]}
+    (error,) = in_memory(json_reply(body), result_type="integer")
+    assert "raise max_tokens" in error.message
+    assert error.correction is None
+
+
+def test_a_text_completion_has_no_conversation_to_mend_it_in():
+    (error,) = in_memory(json_reply({"choices": [{"text": "three"}]}), result_type="integer", task="completions")
+    assert type(error) is WrongReply
+    assert error.correction is None
+    assert json.loads(error.reply.message)["content"] == "three"
 
 
 def test_one_attempt_is_one_request():

@@ -122,8 +122,8 @@ def test_a_server_that_refuses_in_mid_upload_is_never_taken_for_one_that_was_not
 
     with raw_server(serve) as url:
         error = asyncio.run(main(url))
-    assert isinstance(error, Ambiguous) or (isinstance(error, Transient) and error.kind == "not_sent")
-    assert error.kind in ("reset", "not_sent")
+    assert isinstance(error, Ambiguous) or (isinstance(error, Transient) and error.kind == "send_failed")
+    assert error.kind in ("reset", "send_failed")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 import batch_infer as bi
 from batch_infer.adapters.ledger import Ledger
+from batch_infer.testing import chat_text
 
 ROWS = 40
 
@@ -119,6 +120,31 @@ def test_order_by_the_result_asks_twice_without_a_ledger_and_once_with_one_becau
 ):
     assert len(spark.sql("SELECT * FROM asked ORDER BY r.result").collect()) == ROWS
     assert requests(asked) == (ROWS if ledger else 2 * ROWS)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT ai_query('echo', body) r, count(*) n FROM rows GROUP BY ai_query('echo', body)",
+        "SELECT ai_query('echo', body) r, count(*) n FROM rows GROUP BY ALL",
+        "SELECT ai_query('echo', body) r, count(*) n FROM rows GROUP BY r",
+        "SELECT ai_query('echo', body) r, count(*) n FROM rows GROUP BY 1 HAVING ai_query('echo', body) > ''",
+    ],
+)
+@pytest.mark.parametrize("ledger", ["with a ledger"], indirect=True)
+def test_with_a_ledger_a_call_can_be_grouped_by_and_is_one_call_a_row(spark, asked, ledger, query):
+    spark.range(0, 2 * ROWS, 1, 2).selectExpr("concat('p ', id DIV 2) body").createOrReplaceTempView("rows")
+    counted = spark.sql(query).collect()
+    assert sorted((row.r, row.n) for row in counted) == sorted((chat_text(f"p {i}"), 2) for i in range(ROWS))
+    assert requests(asked) == ROWS
+
+
+def test_calls_with_other_constants_are_not_taken_for_one(spark, asked, ledger):
+    parameters = "modelParameters => named_struct('max_tokens', {})"
+    columns = ", ".join(f"ai_query('echo', body, {parameters.format(n)}) r{n}" for n in (1, 2, 1))
+    (row,) = spark.sql(f"SELECT {columns} FROM (SELECT 'p' body)").collect()
+    assert len(row) == 3
+    assert requests(asked) == (2 if ledger else 3)
 
 
 def test_order_by_a_materialised_result_is_one_call_a_row(spark, asked):

@@ -98,6 +98,61 @@ def test_what_is_wrong_is_said_before_any_call(spark, endpoint, tmp_path, option
     assert endpoint.stats()["requests"] == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"request": "id"},
+        {"request": "body", "format": "csv"},
+        {"request": "body", "endpoint": "ecko"},
+        {"prompt": "{bodie}"},
+        {"request": "body", "model_parameters": {"max_tokens": "many"}},
+    ],
+)
+def test_what_is_refused_leaves_no_ledger_and_no_work_behind(spark, endpoint, tmp_path, options):
+    df = spark.createDataFrame([(1, "x")], "id INT, body STRING")
+    with pytest.raises(bi.BatchInferError):
+        bi.run(df, **{"endpoint": "echo", "output": str(tmp_path / "o"), "progress": False, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_that_is_refused_leaves_no_ledger_behind(spark, endpoint, tmp_path):
+    spark.conf.set("spark.batch_infer.ledger", str(tmp_path / "ledger"))
+    try:
+        for arguments in ("1", "'x', sample => 'a'", "'x', files => 1", "'x', nope => 1"):
+            with pytest.raises(Exception, match="ai_query"):
+                spark.sql(f"SELECT ai_query('echo', {arguments})")
+        assert list(tmp_path.iterdir()) == []
+        spark.sql("SELECT ai_query('echo', 'x')")
+        assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+    finally:
+        spark.conf.unset("spark.batch_infer.ledger")
+
+
+@pytest.mark.parametrize("reference", ["env:BATCH_INFER_NO_SUCH_KEY", "file:/no/such/key"])
+def test_a_key_that_leads_to_nothing_is_said_before_the_input_is_read(spark, start_endpoint, tmp_path, reference):
+    endpoint = start_endpoint("guarded", fields={"api_key": reference})
+    read = tmp_path / "read"
+    df = spark.range(3).select(F.udf(lambda i: read.write_text("") and "x")("id").alias("body"))
+    with pytest.raises(bi.ConfigError, match=rf"endpoint 'guarded': the secret '{reference}' was found neither"):
+        bi.run(df, endpoint="guarded", request="body", output=str(tmp_path / "o"), progress=False)
+    assert list(tmp_path.iterdir()) == []
+    assert endpoint.stats()["requests"] == 0
+
+
+def test_a_relative_ledger_is_the_same_one_for_the_driver_and_the_workers(spark, endpoint, tmp_path, monkeypatch):
+    df = spark.createDataFrame([("x",)], "body STRING")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"endpoint": "echo", "request": "body", "ledger": "~/kept", "progress": False}
+    summary = bi.run(df, output=str(tmp_path / "o"), **given)
+    assert (summary.ledger, summary.in_doubt) == (str(tmp_path / "kept"), 0)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.name[0] != ".") == [
+        "index",
+        "log",
+        "table",
+    ]
+    assert not Path("~").exists()
+
+
 def test_an_existing_output_is_refused_before_any_call(spark, endpoint, tmp_path):
     df = spark.createDataFrame([("x",)], "body STRING")
     out = str(tmp_path / "o")

@@ -93,16 +93,56 @@ def test_fresh_asks_a_job_again_and_its_answers_replace_the_old_ones(spark, star
     assert requests(endpoint) == 20
 
 
-def test_failed_rows_are_written_and_asked_again_by_the_next_run(spark, start_endpoint, job, tmp_path):
+def test_a_row_that_failed_for_good_keeps_its_error_without_a_call_until_it_is_to_be_asked_again(
+    spark, start_endpoint, job, tmp_path
+):
     endpoint = start_endpoint("priced", rules=[Rule(match="prompt 3", per_prompt_times=1, status=400)])
     df = rows_of(spark, 60, 20)
     first = job(df)
     assert (first.rows, first.succeeded, first.failed) == (60, 57, 3)
     assert requests(endpoint) == 20
     second = job(df, mode="overwrite")
-    assert (second.succeeded, second.failed, second.asked, second.from_ledger) == (60, 0, 1, 59)
+    assert (second.succeeded, second.failed, second.asked, second.from_ledger) == (57, 3, 0, 60)
+    assert requests(endpoint) == 20
+    errors = spark.read.parquet(str(tmp_path / "out")).where("error IS NOT NULL").collect()
+    assert {(row.body, row.error.status, row.from_ledger) for row in errors} == {("prompt 3", 400, True)}
+    with pytest.raises(bi.JobRejected, match="nothing was sent now"):
+        job(df, mode="overwrite", fail_on_error=True)
+    assert requests(endpoint) == 20
+    third = job(df, mode="overwrite", retry_failed=True)
+    assert (third.succeeded, third.failed, third.asked, third.from_ledger) == (60, 0, 1, 59)
     assert requests(endpoint) == 21
-    assert spark.read.parquet(str(tmp_path / "out")).where("error IS NOT NULL").count() == 0
+
+
+def test_a_row_whose_failure_may_pass_is_asked_again_by_the_next_run(spark, start_endpoint, job):
+    rules = [Rule(match="prompt 3", per_prompt_times=2, status=500)]
+    endpoint = start_endpoint("priced", rules=rules, fields={"max_attempts": 2})
+    df = rows_of(spark, 60, 20)
+    assert (job(df).failed, requests(endpoint)) == (3, 21)
+    second = job(df, mode="overwrite")
+    assert (second.failed, second.asked, second.from_ledger) == (0, 1, 59)
+    assert requests(endpoint) == 22
+
+
+def test_a_reply_that_is_no_number_is_asked_again_only_for_another_type(spark, start_endpoint, job):
+    endpoint = start_endpoint("priced", rules=[Rule(text="twelve")], fields={"max_repairs": 0})
+    df = rows_of(spark, 4, 4)
+    assert (job(df, return_type="INT").errors, requests(endpoint)) == ({"type_mismatch": 4}, 4)
+    again = job(df, mode="overwrite", return_type="INT")
+    assert (again.errors, again.asked, requests(endpoint)) == ({"type_mismatch": 4}, 0, 4)
+    assert (job(df, mode="overwrite").succeeded, requests(endpoint)) == (4, 8)
+
+
+def test_requests_in_doubt_are_this_runs_own(spark, start_endpoint, job):
+    endpoint = start_endpoint("priced", unauthorized_after=10, fields={"max_concurrency": 4})
+    with pytest.raises(Exception, match="401"):
+        job(rows_of(spark, 40, 40))
+    endpoint.configure(unauthorized_after=None)
+    other = job(rows_of(spark, 10, 10, "elsewhere"), mode="overwrite")
+    assert other.in_doubt == 0, "what another run left in doubt is not this one's"
+    continued = job(rows_of(spark, 40, 40), mode="overwrite")
+    assert 0 < continued.in_doubt <= 5
+    assert job(rows_of(spark, 40, 40), mode="overwrite").in_doubt == 0, "it sent nothing"
 
 
 def test_mode_error_leaves_the_table_alone_and_asks_nothing(spark, priced, job, tmp_path):
@@ -210,6 +250,21 @@ def test_details_say_which_row_was_paid_for(spark, priced):
     assert sum(r.cost_usd for r in first if not r.from_ledger) == pytest.approx(bill(priced))
     assert all(row.r.from_ledger for row in spark.sql(query).collect())
     assert requests(priced) == 20
+
+
+def test_a_query_gives_a_failure_that_would_only_repeat_without_a_call(spark, start_endpoint):
+    endpoint = start_endpoint("priced", rules=[Rule(match="rude 3", status=400)])
+    rows_of(spark, 8, 8, "rude").createOrReplaceTempView("to_ask")
+    query = "SELECT ai_query('priced', body, details => true) r FROM to_ask"
+    for from_ledger in (False, True):
+        (row,) = [row for row in spark.sql(query).collect() if row.r.error is not None]
+        assert (row.r.error.status, row.r.from_ledger) == (400, from_ledger)
+        assert requests(endpoint) == 8
+    with pytest.raises(Exception, match="nothing was sent now"):
+        spark.sql("SELECT ai_query('priced', body) r FROM to_ask").collect()
+    assert requests(endpoint) == 8
+    spark.sql("SELECT ai_query('priced', body, failOnError => false, fresh => true) r FROM to_ask").collect()
+    assert requests(endpoint) == 16
 
 
 def test_fresh_asks_again_at_every_new_query(spark, priced):

@@ -6,6 +6,8 @@ import pytest
 from pyspark.errors import AnalysisException
 from pyspark.sql import functions as F  # noqa: N812
 
+import batch_infer as bi
+
 pytestmark = pytest.mark.usefixtures("no_ledger")
 
 EXPECTED = {i: None if i in (3, 17) else f"echo: prompt {i:02}" for i in range(20)}
@@ -207,11 +209,66 @@ def test_usage_sums_to_what_the_endpoint_billed(spark, endpoint, prompts):
 
 
 def test_another_session_needs_its_own_registration(spark, endpoint):
-    import batch_infer as bi
-
     other = spark.newSession()
-    assert bi.register(other, prefix="my_") == ["my_ai_query"]
+    assert bi.register(other, prefix="my_") == ["my_ai_query", "my_is_normalized"]
     assert other.sql("SELECT my_ai_query('echo', 'x') r").first().r == "echo: x"
     # Spark's Python side counts the newest session as the active one.
     type(spark)._activeSession = spark
     spark._jvm.SparkSession.setActiveSession(spark._jsparkSession)
+
+
+SOURCE = """
+SELECT ai_query(
+"<completions-model-endpoint>",
+"Can you explain AI in ten words?"
+)
+SELECT ai_query(
+"databricks-meta-llama-3-1-70b-instruct",
+"Can you explain AI in ten words?"
+)
+SELECT ai_query(
+"databricks-gte-large-en",
+"Can you explain AI in ten words?"
+)
+"""
+"""The three SQL statements of Databricks' page "Use foundation models", word for word."""
+
+
+def test_the_statements_that_databricks_documents_run_word_for_word(spark, endpoint):
+    tasks = {
+        "<completions-model-endpoint>": "completions",
+        "databricks-meta-llama-3-1-70b-instruct": "chat",
+        "databricks-gte-large-en": "embeddings",
+    }
+    for name, task in tasks.items():
+        bi.register_endpoint(name, base_url=endpoint.base_url, model=name, task=task)
+    statements = [f"SELECT{part}" for part in SOURCE.split("SELECT")[1:]]
+    text, chat, vector = [spark.sql(statement) for statement in statements]
+    assert [df.schema[0].dataType.simpleString() for df in (text, chat, vector)] == ["string", "string", "array<float>"]
+    assert text.first()[0] == chat.first()[0] == "echo: Can you explain AI in ten words?"
+    assert len(vector.first()[0]) == 16
+    assert [body["model"] for body in endpoint.bodies()] == list(tasks)
+
+
+def test_parameters_of_a_map_and_of_json_text_arrive_as_numbers(spark, endpoint):
+    given = "map('max_tokens', 5, 'temperature', 0.5, 'seed', 7)"
+    spark.sql(f"SELECT ai_query('echo', 'x', modelParameters => {given})").collect()
+    sent = endpoint._ask("bodies")[-1]
+    assert '"max_tokens":5,' in sent
+    assert '"seed":7,' in sent
+    assert '"temperature":0.5' in sent
+    nested = (
+        "named_struct('thinking', named_struct('type', 'enabled', 'budget_tokens', 1024), 'logit_bias', map('5', -1))"
+    )
+    spark.sql(f"SELECT ai_query('echo', 'x', modelParameters => {nested})").collect()
+    body = endpoint.bodies()[-1]
+    assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert body["logit_bias"] == {"5": -1}
+    spark.sql("""SELECT ai_query('echo', 'x', modelParameters => '{"stop": ["a"], "top_p": 1}')""").collect()
+    assert (endpoint.bodies()[-1]["stop"], endpoint.bodies()[-1]["top_p"]) == (["a"], 1)
+
+
+def test_a_misspelt_parameter_is_sent_with_a_warning(spark, endpoint, caplog):
+    spark.sql("SELECT ai_query('echo', 'x', modelParameters => named_struct('max_token', 5))").collect()
+    assert endpoint.bodies()[-1]["max_token"] == 5
+    assert "'max_token' is sent as it is; did you mean 'max_tokens'?" in caplog.text

@@ -118,7 +118,7 @@ def test_return_type_is_the_type_of_the_result(spark, start_endpoint, ddl, text,
 def test_a_reply_of_another_type_is_that_rows_error(spark, endpoint):
     value = one(spark, "ai_query('echo', 'x', returnType => 'INT', failOnError => false)")[1]
     assert value.result is None
-    assert "does not have the type asked for" in value.errorMessage
+    assert "is not of the form asked for" in value.errorMessage
 
 
 def test_a_response_format_without_a_return_type_stays_json_text(spark, endpoint):

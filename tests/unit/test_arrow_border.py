@@ -10,6 +10,7 @@ from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.reply import Failure, Outcome, Reply, ToolCall, Usage
 from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.rows import Shape, column_ddl
+from batch_infer.contract.structured import ReplyReader
 from batch_infer.spark.arrow import arrow_type, column_of, requests_of
 
 IDENTITY = CallIdentity(endpoint=("openai", "x", "m"), task="chat", parameters={}, response_format=None)
@@ -47,6 +48,17 @@ def test_files_are_one_or_many_and_nulls_among_them_are_left_out():
     assert [row.files for row in many] == [(b"x", b"y"), ()]
 
 
+def test_keys_and_numbers_that_are_known_are_taken_as_they_are():
+    keys, numbers = pa.array(["k1", "k2"]), pa.array([7, 8], pa.int64())
+    made = requests_of(pa.array(["a", "b"]), pa.array([b"x", None]), None, IDENTITY, keys=keys, origins=numbers)
+    assert [(row.key, row.origin, row.content, row.files) for row in made] == [
+        ("k1", 7, "a", (b"x",)),
+        ("k2", 8, "b", ()),
+    ]
+    fresh = requests_of(pa.array(["a"]), None, None, IDENTITY)
+    assert (fresh[0].key, fresh[0].origin) == (IDENTITY.key("a"), -1)
+
+
 def test_the_sample_changes_the_key_and_null_is_zero():
     keys = [row.key for row in requests_of(pa.array(["a"] * 3), None, pa.array([0, None, 1]), IDENTITY)]
     assert keys[0] == keys[1] == requests_of(pa.array(["a"]), None, None, IDENTITY)[0].key
@@ -59,12 +71,12 @@ REQUESTS = [Request(key="k1", content="a"), None, Request(key="k2", content="b")
 
 
 def test_a_plain_column_holds_the_results():
-    column = column_of([GOOD, None, BAD], REQUESTS, Shape.RESULT, "string", ENDPOINT)
+    column = column_of([GOOD, None, BAD], REQUESTS, Shape.RESULT, ReplyReader("string"), ENDPOINT)
     assert column.to_pylist() == ["hi", None, None]
 
 
 def test_a_null_request_is_a_null_row_and_not_a_struct_of_nulls():
-    column = column_of([GOOD, None, BAD], REQUESTS, Shape.RESULT_AND_ERROR, "string", ENDPOINT)
+    column = column_of([GOOD, None, BAD], REQUESTS, Shape.RESULT_AND_ERROR, ReplyReader("string"), ENDPOINT)
     assert column.to_pylist() == [
         {"result": "hi", "errorMessage": None},
         None,
@@ -73,7 +85,7 @@ def test_a_null_request_is_a_null_row_and_not_a_struct_of_nulls():
 
 
 def test_the_details_are_the_whole_row_contract():
-    column = column_of([GOOD, None, BAD], REQUESTS, Shape.DETAILS, "string", ENDPOINT)
+    column = column_of([GOOD, None, BAD], REQUESTS, Shape.DETAILS, ReplyReader("string"), ENDPOINT)
     unknown = dict.fromkeys(("cached_tokens", "reasoning_tokens"))
     nothing = dict.fromkeys(("finish_reason", "reasoning", "tool_calls", "choices", "message", "model"))
     assert column.to_pylist() == [
@@ -104,14 +116,14 @@ def test_the_details_are_the_whole_row_contract():
 
 
 def test_every_field_is_typed_when_all_rows_are_null():
-    full = column_of([GOOD], REQUESTS[:1], Shape.DETAILS, "string", ENDPOINT)
+    full = column_of([GOOD], REQUESTS[:1], Shape.DETAILS, ReplyReader("string"), ENDPOINT)
     for rows in ([None, None], []):
-        assert column_of(rows, [None] * len(rows), Shape.DETAILS, "string", ENDPOINT).type == full.type
+        assert column_of(rows, [None] * len(rows), Shape.DETAILS, ReplyReader("string"), ENDPOINT).type == full.type
 
 
 def test_choices_and_tool_calls():
     reply = Reply(text="1", choices=("1", "2"), tool_calls=(ToolCall("c", "f", "{}"),))
-    column = column_of([Outcome(reply=reply)], REQUESTS[:1], Shape.DETAILS, "integer", ENDPOINT)
+    column = column_of([Outcome(reply=reply)], REQUESTS[:1], Shape.DETAILS, ReplyReader("integer"), ENDPOINT)
     (row,) = column.to_pylist()
     assert (row["result"], row["choices"]) == (1, [1, 2])
     assert row["tool_calls"] == [{"id": "c", "name": "f", "arguments": "{}"}]
@@ -119,7 +131,9 @@ def test_choices_and_tool_calls():
 
 def test_embeddings_are_floats():
     kind = {"type": "array", "elementType": "float", "containsNull": True}
-    column = column_of([Outcome(reply=Reply(embedding=[0.5, 1.5])), None], REQUESTS[:2], Shape.RESULT, kind, ENDPOINT)
+    column = column_of(
+        [Outcome(reply=Reply(embedding=[0.5, 1.5])), None], REQUESTS[:2], Shape.RESULT, ReplyReader(kind), ENDPOINT
+    )
     assert column.type == pa.list_(pa.float32())
     assert column.to_pylist() == [[0.5, 1.5], None]
 
@@ -142,13 +156,13 @@ def struct(**fields):
     ids=str,
 )
 def test_typed_results(kind, text, expected):
-    column = column_of([Outcome(reply=Reply(text=text))], REQUESTS[:1], Shape.RESULT, kind, ENDPOINT)
+    column = column_of([Outcome(reply=Reply(text=text))], REQUESTS[:1], Shape.RESULT, ReplyReader(kind), ENDPOINT)
     assert column.type == arrow_type(kind)
     assert column.to_pylist() == [expected]
 
 
 def test_the_columns_ddl_has_the_fields_of_the_arrow_column():
-    column = column_of([GOOD], REQUESTS[:1], Shape.DETAILS, "string", ENDPOINT)
+    column = column_of([GOOD], REQUESTS[:1], Shape.DETAILS, ReplyReader("string"), ENDPOINT)
     ddl = column_ddl(Shape.DETAILS, "STRING")
     position = -1
     for field in column.type:

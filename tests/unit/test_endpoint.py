@@ -18,8 +18,8 @@ def refusal(name="mine", **fields):
 
 
 BAD = [
-    ("provider", "opanai", "one of 'openai', 'local'"),
-    ("task", "chats", "one of 'chat', 'completions', 'embeddings'"),
+    ("provider", "opanai", "one of 'openai', 'azure', 'databricks', 'anthropic', 'gemini', 'local'"),
+    ("task", "chats", "one of 'chat', 'completions', 'embeddings', 'custom'"),
     ("base_url", "api.example.com/v1", "http or https URL"),
     ("base_url", "ftp://example.com", "http or https URL"),
     ("base_url", "https://", "http or https URL"),

@@ -15,10 +15,11 @@ from batch_infer.contract.errors import (
     SinkError,
     Throttled,
     Transient,
+    WrongReply,
 )
-from batch_infer.contract.reply import Usage
+from batch_infer.contract.reply import Reply, Usage
 
-ENDPOINT_ERRORS = [EndpointError, Throttled, Transient, Ambiguous, RowRejected, JobRejected]
+ENDPOINT_ERRORS = [EndpointError, Throttled, Transient, Ambiguous, RowRejected, WrongReply, JobRejected]
 ALL = [BatchInferError, ConfigError, SinkError, *ENDPOINT_ERRORS]
 
 
@@ -54,6 +55,12 @@ def test_what_was_changed_after_it_was_made_pickles_too():
     error.message, error.attempts = "after", 4
     back = pickle.loads(pickle.dumps(error))
     assert (str(back), back.attempts) == ("after", 4)
+
+
+def test_a_wrong_reply_pickles_with_what_was_said_and_what_to_answer():
+    error = WrongReply("m", kind="type_mismatch", usage=Usage(1), reply=Reply(text="x"), correction="mend it")
+    back = pickle.loads(pickle.dumps(error))
+    assert (back.reply, back.correction, back.usage) == (Reply(text="x"), "mend it", Usage(1))
 
 
 @pytest.mark.parametrize("cls", [BatchInferError, ConfigError, SinkError])

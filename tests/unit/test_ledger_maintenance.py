@@ -72,6 +72,20 @@ def test_intents_without_an_outcome_are_in_doubt(tmp_path):
     assert (audit.outcomes, audit.failures, audit.asked_again, audit.billed_again) == (2, 1, 0, 0)
 
 
+def test_the_account_of_one_run_has_what_it_sent_and_why_it_sent_it_again(tmp_path):
+    for run, cut_off in (("old", [1, 2, 3]), ("new.1", [2, 4])):
+        store = open_store(tmp_path, run=run)
+        store.intend([request(i) for i in cut_off])
+        store.close()
+    fill(tmp_path, [2, 3, 5], run="new.2")
+    of_all, of_new = Ledger.open(tmp_path).audit(), Ledger.open(tmp_path).audit(run="new.2")
+    assert (of_all.in_doubt, of_all.asked_again) == (2, 2)
+    assert list(of_new.in_doubt_keys()) == [key_of(4)], "of another run's requests, 1 was not sent again"
+    assert sorted(of_new.asked_again_keys()) == sorted([key_of(2), key_of(3)])
+    assert (of_new.answered, of_new.outcomes) == (of_all.answered, of_all.outcomes)
+    assert Ledger.open(tmp_path).audit(run="none").in_doubt == 0
+
+
 def test_a_request_that_was_cut_off_and_asked_again_may_have_been_billed_twice_and_is_named(tmp_path):
     first = open_store(tmp_path)
     first.intend([request(1)])

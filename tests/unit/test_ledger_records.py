@@ -50,7 +50,7 @@ def test_a_reply_comes_back_as_it_was_recorded(reply, usage, content):
     record = ledger.record_of(KEY, content, outcome, at_us=5)
     payload = ledger.payload_of(ledger.encode(record))
     assert ledger.reply_of(ledger.decode(payload)) == reply
-    key, served = ledger.decode_answer(payload)
+    key, served = ledger.decode_outcome(payload)
     assert key == KEY
     assert (served.reply, served.failure, served.usage) == (reply, None, usage)
     assert (served.attempts, served.latency_ms, served.from_ledger) == (3, 12, True)
@@ -58,13 +58,15 @@ def test_a_reply_comes_back_as_it_was_recorded(reply, usage, content):
 
 @settings(deadline=None)
 @given(status=st.none() | st.integers(100, 599), message=texts, fresh=st.booleans())
-def test_a_failure_comes_back_as_it_was_recorded_and_is_no_answer(status, message, fresh):
+def test_a_failure_comes_back_as_it_was_recorded_(status, message, fresh):
     failure = Failure("rate_limited", message, status, retryable=True)
     record = ledger.record_of(KEY, None, Outcome(failure=failure, attempts=2), at_us=5, fresh=fresh)
     payload = ledger.payload_of(ledger.encode(record))
     assert ledger.decode(payload).failure == failure
     assert ledger.decode(payload).status == status
-    assert ledger.decode_answer(payload) is None
+    key, served = ledger.decode_outcome(payload)
+    assert (key, served.reply, served.failure, served.from_ledger) == (KEY, None, failure, True)
+    assert not ledger.is_final(served, "")
     assert ledger.decode_heading(payload).failed
 
 
@@ -81,12 +83,12 @@ def test_an_embedding_that_models_compute_takes_four_bytes_a_number_and_any_othe
 def test_a_reply_with_lone_surrogates_is_kept_with_replacement_characters():
     outcome = Outcome(reply=Reply(text="a\ud800b"))
     payload = ledger.payload_of(ledger.encode(ledger.record_of(KEY, "p", outcome, at_us=1)))
-    assert ledger.decode_answer(payload)[1].reply.text == "a?b"
+    assert ledger.decode_outcome(payload)[1].reply.text == "a?b"
 
 
 def test_fields_of_a_later_version_are_ignored():
     payload = b'{"t":"o","key":"%s","at_us":1,"reply":{"text":"a","new":1},"newer":[2]}' % KEY.encode()
-    assert ledger.decode_answer(payload)[1].reply == Reply(text="a")
+    assert ledger.decode_outcome(payload)[1].reply == Reply(text="a")
 
 
 def test_the_marker_cannot_occur_in_a_payload():
@@ -100,6 +102,52 @@ def test_the_newest_fresh_answer_takes_precedence_and_else_the_oldest(times):
     chosen = max(times, key=lambda entry: ledger.precedence(entry[0], fresh=entry[1]))
     fresh = [at for at, is_fresh in times if is_fresh]
     assert chosen == ((max(fresh), True) if fresh else (min(at for at, _ in times), False))
+
+
+@settings(deadline=None)
+@given(times=st.lists(st.tuples(st.integers(0, 2**60), st.booleans(), st.booleans()), min_size=1, unique=True))
+def test_a_failure_never_hides_an_answer_and_of_failures_the_newest_counts(times):
+    at, fresh, failed = max(times, key=lambda entry: ledger.precedence(entry[0], fresh=entry[1], failed=entry[2]))
+    rank = ledger.precedence(at, fresh=fresh, failed=failed)
+    assert (rank < ledger.LEAST_ANSWER) == failed == all(entry[2] for entry in times)
+    if failed:
+        assert at == max(entry[0] for entry in times)
+
+
+@pytest.mark.parametrize(
+    ("kind", "retryable", "attempts", "asked_for", "final"),
+    [
+        ("bad_request", False, 1, "other", True),
+        ("content_filter", False, 1, "other", True),
+        ("server_error", True, 4, "same", False),
+        ("type_mismatch", False, 1, "same", True),
+        ("type_mismatch", False, 1, "other", False),
+        ("too_large", False, 0, "same", False),  # refused by a limit of ours, which may be another one tomorrow
+    ],
+)
+def test_a_failure_is_final_when_sending_again_would_give_it_again(kind, retryable, attempts, asked_for, final):
+    failed = Outcome(failure=Failure(kind, "no", 400, retryable), attempts=attempts)
+    record = ledger.record_of(KEY, "p", failed, at_us=5, result_type="same", run="one.1")
+    _, served = ledger.decode_outcome(ledger.payload_of(ledger.encode(record)))
+    assert ledger.is_final(served, asked_for) == final
+
+
+def test_a_continuation_is_the_same_run_and_no_name_is_no_run():
+    assert ledger.same_run("a.1", "a.2")
+    assert ledger.same_run("a", "a")
+    assert not ledger.same_run("a.1", "b.1")
+    assert not ledger.same_run("", "")
+
+
+def test_records_of_a_version_that_knew_no_runs_are_read():
+    payload = b'{"t":"o","key":"%s","at_us":1,"attempts":1,"failed":true,"failure":%s}' % (
+        KEY.encode(),
+        b'{"kind":"bad_request","message":"m","status":400,"retryable":false}',
+    )
+    _, served = ledger.decode_outcome(payload)
+    assert (served.run, served.result_type) == ("", "")
+    assert ledger.is_final(served, "any")
+    assert ledger.decode(b'{"t":"i","at_us":1,"keys":["%s"]}' % KEY.encode()).run == ""
 
 
 @settings(deadline=None)

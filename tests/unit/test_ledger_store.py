@@ -136,11 +136,74 @@ def test_fresh_asks_again_and_its_newest_reply_is_served_from_then_on(root, inde
 
 def test_a_second_attempt_of_a_fresh_job_finds_what_the_first_one_asked(root):
     fill(root, [1, 2], clock=Ticking(1000))
-    fill(root, [1], "yesterday", fresh=True, clock=Ticking(2000))
-    fill(root, [2], "attempt one", fresh=True, clock=Ticking(3000))
-    second = store(root, fresh=True, fresh_since=3000.0)
+    fill(root, [1], "yesterday", fresh=True, run="yesterday", clock=Ticking(2000))
+    fill(root, [2], "attempt one", fresh=True, run="today.1", clock=Ticking(3000))
+    second = store(root, fresh=True, run="today.2")
     second.record(request(3), answer("own"))
-    assert texts(second.find([key_of(1), key_of(2)])) == {key_of(2): "attempt one 2"}
+    assert texts(second.find([key_of(1), key_of(2), key_of(3)])) == {key_of(2): "attempt one 2", key_of(3): "own"}
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_fresh_reply_counts_although_the_clock_of_its_worker_is_slow(root, indexed):
+    fill(root, [1], "fast clock", fresh=True, run="yesterday", clock=Ticking(9000))
+    today = store(root, fresh=True, run="today", clock=Ticking(1000))
+    assert today.find([key_of(1)]) == {}
+    today.record(request(1), answer("today"))
+    assert texts(today.find([key_of(1)])) == {key_of(1): "today"}
+    today.close()
+    ledger = Ledger.open(root)
+    if indexed:
+        ledger.compact_index()
+    assert texts(ledger.find([key_of(1)])) == {key_of(1): "today"}
+    assert texts(store(root, fresh=True, run="today").find([key_of(1)])) == {key_of(1): "today"}
+
+
+REFUSED = Outcome(failure=Failure("bad_request", "400", 400), usage=Usage(total_tokens=2), attempts=1, latency_ms=3)
+MISFIT = Outcome(failure=Failure("type_mismatch", "no INT", 200), attempts=1)
+
+
+def failed(root, outcome, **options):
+    failing = store(root, **options)
+    failing.intend([request(1)])
+    failing.record(request(1), outcome)
+    failing.close()
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_failure_that_would_only_repeat_is_served_as_what_it_is(root, indexed):
+    failed(root, REFUSED)
+    if indexed:
+        Ledger.open(root).compact_index()
+    (served,) = store(root).find([key_of(1)]).values()
+    assert (served.failure, served.reply, served.from_ledger) == (REFUSED.failure, None, True)
+    assert (served.usage, served.attempts, served.latency_ms) == (Usage(total_tokens=2), 1, 3)
+    assert Ledger.open(root).find([key_of(1)]) == {}, "it is no answer"
+    fill(root, [1], "in the end")
+    assert texts(store(root).find([key_of(1)])) == {key_of(1): "in the end 1"}
+
+
+def test_failures_are_asked_again_when_that_is_wanted_but_once_a_run(root):
+    failed(root, REFUSED, run="first")
+    again = store(root, retry_failed=True, run="second.1")
+    assert again.find([key_of(1)]) == {}
+    again.record(request(1), REFUSED)
+    assert again.find([key_of(1)])[key_of(1)].failure == REFUSED.failure
+    again.close()
+    assert key_of(1) in store(root, retry_failed=True, run="second.2").find([key_of(1)])
+    assert store(root, retry_failed=True, run="third").find([key_of(1)]) == {}
+    assert store(root, fresh=True, run="fourth").find([key_of(1)]) == {}
+
+
+def test_a_newer_failure_that_may_pass_sends_the_request_again(root):
+    failed(root, REFUSED, clock=Ticking(1000))
+    failed(root, FAILED, clock=Ticking(2000))
+    assert store(root).find([key_of(1)]) == {}
+
+
+def test_a_reply_of_the_wrong_type_is_asked_again_for_another_type(root):
+    failed(root, MISFIT, result_type="INT")
+    assert store(root, result_type="INT").find([key_of(1)])[key_of(1)].failure.kind == "type_mismatch"
+    assert store(root, result_type="DOUBLE").find([key_of(1)]) == {}
 
 
 def test_two_writers_of_one_name_share_a_ledger(root):
@@ -277,10 +340,10 @@ def test_an_embedding_is_served_as_it_was_recorded(root):
     assert Ledger.open(root).find([key_of(1)])[key_of(1)].reply.embedding == [0.1, -2.0]
 
 
-def test_a_twin_of_the_same_task_is_seen_while_it_still_writes(tmp_path):
+def test_another_attempt_of_the_same_task_is_seen_while_it_still_writes(tmp_path):
     root = tmp_path / "ledger"
-    first, second, other = (LedgerWriter(root, name) for name in ("1-2-3", "1-2-3", "1-2-30"))
-    twins = second.twins()
+    first, second, other = (LedgerWriter(root, name) for name in ("1-2-3", "1-2-30", "1-20-3"))
+    twins = second.twins("1-2", lambda log: False)
     for writer, key in ((first, "a" * 32), (other, "c" * 32)):
         outcome = Outcome(reply=Reply(text=key[0]), usage=Usage(1, 1, 2), attempts=1)
         writer.record(record_of(key, "hello", outcome, at_us=writer.now_us()))
@@ -293,3 +356,32 @@ def test_a_twin_of_the_same_task_is_seen_while_it_still_writes(tmp_path):
     twins.close()
     for writer in (first, second, other):
         writer.close()
+
+
+def test_a_speculative_attempt_asks_only_what_the_other_one_has_not_answered(root):
+    ledger, writer = Ledger.open(root), LedgerWriter(root, "7-0-1")
+    slow = LedgerStore(ledger, writer, twins=writer.twins("7-0", ledger.reads))
+    slow.record(request(1), answer("by the slow one"))
+    writer = LedgerWriter(root, "7-0-9")
+    copy = LedgerStore(ledger, writer, twins=writer.twins("7-0", ledger.reads))
+    assert texts(copy.find([key_of(1), key_of(2)])) == {key_of(1): "by the slow one"}
+    copy.record(request(2), answer("by the copy"))
+    assert texts(slow.find([key_of(2)])) == {key_of(2): "by the copy"}
+    slow.close()
+    copy.close()
+
+
+def test_logs_of_earlier_runs_that_the_reader_knows_are_not_read_once_more(root, monkeypatch):
+    fill(root, range(3), name="7-0-1")
+    ledger, writer = Ledger.open(root), LedgerWriter(root, "7-0-2")
+    twins = writer.twins("7-0", ledger.reads)
+    fill(root, range(3, 5), name="7-0-3")  # begun and closed since the reader looked
+    opened = []
+    monkeypatch.setattr(twins, "_take_in", lambda log, handle, size: opened.append(size))
+    twins.find([key_of(1)])
+    assert len(opened) == 1
+    monkeypatch.undo()
+    twins._ends = [0]
+    assert texts(twins.find([key_of(i) for i in range(5)])) == {key_of(3): "answer 3", key_of(4): "answer 4"}
+    twins.close()
+    writer.close()

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_infer.adapters.wire.openai import PATHS, OpenAIWire
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected
 from batch_infer.contract.reply import ToolCall, Usage
-from batch_infer.contract.request import Request, canonical_messages
+from batch_infer.contract.request import Request
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 8
 
@@ -182,6 +183,61 @@ def test_content_in_blocks_is_joined_and_its_reasoning_kept_apart():
     ]
     reply = only(chat({"content": blocks}))
     assert (reply.text, reply.reasoning) == ("ab", "because")
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "reasoning"),
+    [
+        ({"content": "hi", "reasoning_content": "hm"}, "hi", "hm"),
+        ({"content": "hi", "reasoning": "hm"}, "hi", "hm"),
+        ({"content": "hi", "reasoning": {"effort": "low"}}, "hi", None),
+        ({"content": "<think>hm</think>hi"}, "hi", "hm"),
+        ({"content": "\n<think>\nhm\nhm\n</think>\n\nhi <think>x</think>"}, "hi <think>x</think>", "hm\nhm"),
+        ({"content": "<think></think>hi"}, "hi", None),
+        ({"content": "<think>inner</think>hi", "reasoning_content": "hm"}, "hi", "hm"),
+        ({"content": "hi <think>hm</think>"}, "hi <think>hm</think>", None),
+        ({"content": "<think>never closed"}, "<think>never closed", None),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hi"}]}, "hi", "hm"),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"text": "hi"}]},
+            "hi",
+            "hm",
+        ),
+        ({"content": [{"type": "reasoning", "summary": [], "text": "x"}, {"type": "text", "text": "hi"}]}, "hi", None),
+    ],
+    ids=str,
+)
+def test_reasoning_is_told_from_the_answer_in_every_form(message, text, reasoning):
+    reply = only(chat(message))
+    assert (reply.text, reply.reasoning) == (text, reasoning)
+    assert json.loads(reply.message) == message
+
+
+def test_reasoning_that_the_token_limit_cut_off_is_no_answer():
+    assert only(chat({"content": "<think>so far"}, finish="length")).kind == "empty_reply"
+    assert only(chat({"content": "<think>done</think>"}, finish="length")).kind == "empty_reply"
+
+
+def test_each_choice_is_freed_of_its_reasoning():
+    reply = chat()
+    reply["choices"] = [{"message": {"content": f"<think>{i}</think>a{i}"}, "finish_reason": "stop"} for i in range(2)]
+    assert only(reply).choices == ("a0", "a1")
+
+
+def test_a_completions_text_is_left_as_it_is():
+    reply = {"choices": [{"text": "<think>a</think>b", "finish_reason": "stop"}]}
+    assert only(reply, task="completions").text == "<think>a</think>b"
+
+
+def test_the_older_function_call_is_a_tool_call():
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    reply = only(chat({"content": None, "function_call": call}, finish="function_call"))
+    assert (reply.text, reply.tool_calls) == ("", (ToolCall(None, "f", '{"x": 1}'),))
+
+
+def test_deepseeks_cached_tokens_are_cached_tokens():
+    usage = {"prompt_tokens": 30, "completion_tokens": 1, "total_tokens": 31, "prompt_cache_hit_tokens": 20}
+    assert only(chat(usage=usage)).usage == Usage(30, 1, 31, 20)
 
 
 def test_tool_calls_alone_are_a_reply_with_empty_text():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.parameters import check_parameters, parse_response_format
+from batch_infer.contract.parameters import check_parameters, near_misses, parse_response_format
 
 
 def test_parameters_pass_as_they_are_known_or_not():
@@ -23,8 +23,41 @@ def test_parameters_pass_as_they_are_known_or_not():
     assert check_parameters(None, "chat") == {}
 
 
-def test_stream_false_is_dropped_and_true_refused():
-    assert check_parameters({"stream": False, "n": 2}, "chat") == {"n": 2}
+def test_whole_numbers_of_known_names_arrive_whole_although_a_map_made_fractions_of_them():
+    given = {"max_tokens": 5.0, "temperature": 1.0, "seed": 7.0, "thinking": {"type": "enabled", "budget_tokens": 4.0}}
+    sent = json.dumps(check_parameters(given, "chat"))
+    assert sent == json.dumps(
+        {"max_tokens": 5, "temperature": 1.0, "seed": 7, "thinking": {"type": "enabled", "budget_tokens": 4}}
+    )
+
+
+def test_parameters_may_be_the_text_of_a_json_object():
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    assert check_parameters(json.dumps({"tools": tools, "tool_choice": "auto"}), "chat") == {
+        "tools": tools,
+        "tool_choice": "auto",
+    }
+    for text in ("max_tokens=3", "[1]", '"x"', "{"):
+        with pytest.raises(ConfigError, match="JSON object as text"):
+            check_parameters(text, "chat")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("max_token", "max_tokens"), ("temprature", "temperature"), ("top-p", "top_p"), ("tool_choices", "tool_choice")],
+)
+def test_a_misspelt_name_passes_and_the_near_one_is_known(given, meant):
+    assert check_parameters({given: 1}, "chat") == {given: 1}
+    assert near_misses({given: 1, "max_tokens": 2}) == {given: meant}
+
+
+def test_known_and_quite_different_names_are_no_misspellings():
+    names = ["max_tokens", "top_p", "top_k", "n", "stop", "guided_json", "ignore_eos", "user", "seed", "best_of"]
+    assert near_misses(dict.fromkeys(names)) == {}
+
+
+def test_stream_false_passes_and_true_is_refused():
+    assert check_parameters({"stream": False, "n": 2}, "chat") == {"stream": False, "n": 2}
     with pytest.raises(ConfigError, match="'stream' can only be false"):
         check_parameters({"stream": True}, "chat")
 
@@ -40,11 +73,19 @@ def test_stream_false_is_dropped_and_true_refused():
         ({"messages": []}, "chat", "made from the request"),
         ({"input": "x"}, "embeddings", "made from the request"),
         ({"prompt": "x"}, "completions", "made from the request"),
+        ({"prompt": "x"}, "chat", "completions endpoints are asked with it, and this one's task is 'chat'"),
+        ({"messages": []}, "completions", "chat endpoints are asked with it, and this one's task is 'completions'"),
+        ({"input": "x"}, "chat", "embeddings endpoints are asked with it"),
+        ({"dataframe_records": []}, "custom", "made from the request"),
+        ({"thinking": {"budget_tokens": 10}, "max_tokens": 10}, "chat", "must be less than 'max_tokens', which is 10"),
+        ({"thinking": {"budget_tokens": 10}, "max_completion_tokens": 9}, "chat", "must be less than 'max_tokens'"),
+        ({"thinking": {"budget_tokens": "10"}}, "chat", "at least 1; got '10'"),
+        ({"thinking": {"budget_tokens": True}}, "chat", "at least 1; got True"),
         ({"response_format": {}}, "chat", "responseFormat"),
         ({"max_tokens": 0}, "chat", "'max_tokens' is a whole number of at least 1; got 0"),
         ({"max_tokens": 1.5}, "chat", "got 1.5"),
         ({"max_tokens": True}, "chat", "got True"),
-        ({"max_tokens": "20"}, "chat", "got '20'"),
+        ({"max_tokens": "20"}, "chat", "got '20'. A map makes all its values one type"),
         ({"n": 0}, "chat", "'n' is a whole number"),
         ({"max_completion_tokens": -1}, "chat", "at least 1"),
         ({"temperature": float("nan")}, "chat", "JSON cannot express"),
@@ -60,6 +101,15 @@ def test_what_the_product_owns_or_json_cannot_hold_is_refused(given, task, words
         check_parameters(given, task)
     assert str(refused.value).startswith("modelParameters: ")
     assert words in str(refused.value)
+
+
+def test_a_thinking_budget_below_the_limit_passes_and_a_large_one_is_warned_of(caplog):
+    documented = {"max_tokens": 20480, "thinking": {"type": "enabled", "budget_tokens": 10240}}
+    assert check_parameters(documented, "chat") == documented
+    assert check_parameters({"thinking": {"type": "adaptive"}, "max_tokens": 1}, "chat")
+    assert not caplog.records
+    check_parameters({"max_tokens": 50000, "thinking": {"type": "enabled", "budget_tokens": 32001}}, "chat")
+    assert "32001 is above 32000" in caplog.text
 
 
 SCHEMA = '{"type":"json_schema","json_schema":{"name":"r","schema":{"type":"object"},"strict":true}}'

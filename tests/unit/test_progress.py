@@ -10,9 +10,10 @@ from batch_infer.contract.progress import ROW_FIELDS, CallProgress, Counters, Ta
 counts = st.integers(0, 10**9)
 counters = st.builds(
     Counters,
-    **{name: counts for name in Counters.__struct_fields__ if name not in ("cost_usd", "waiting_s")},
+    **{name: counts for name in Counters.__struct_fields__ if name not in ("cost_usd", "waiting_s", "failures")},
     cost_usd=st.none() | st.integers(0, 10**6).map(float),
     waiting_s=st.integers(0, 10**6).map(float),
+    failures=st.dictionaries(st.sampled_from(["timeout", "refusal"]), counts, max_size=2),
 )
 tasks = st.builds(TaskId, stage=st.integers(0, 2), partition=st.integers(0, 3), attempt=st.integers(0, 3))
 reports = st.lists(st.tuples(tasks, counters), max_size=20)
@@ -50,6 +51,15 @@ def test_attempts_of_a_partition_are_all_billed_but_its_rows_count_once():
         (TaskId(1, 0, 11), Counters(rows_done=100, rows_from_ledger=90, requests=10, prompt_tokens=100, cost_usd=1.0)),
     ).totals()
     assert totals == Counters(rows_done=100, rows_from_ledger=90, requests=105, prompt_tokens=1000, cost_usd=10.0)
+
+
+def test_failures_add_up_by_kind_and_count_once_a_partition():
+    totals = progress_of(
+        (TaskId(1, 0, 10), Counters(rows_failed=3, failures={"timeout": 2, "refusal": 1})),
+        (TaskId(1, 0, 11), Counters(rows_failed=1, failures={"timeout": 1})),
+        (TaskId(1, 1, 12), Counters(rows_failed=4, failures={"timeout": 4})),
+    ).totals()
+    assert (totals.rows_failed, totals.failures) == (7, {"timeout": 6, "refusal": 1})
 
 
 def test_a_young_attempt_does_not_take_back_rows():
@@ -115,7 +125,8 @@ def test_totals_are_the_sums_by_hand(given_reports):
     settled = sum(max(c.rows_settled for t, c in latest.items() if (t.stage, t.partition) == p) for p in places)
     assert totals.rows_settled == settled
     for name in ROW_FIELDS:
-        assert getattr(totals, name) <= sum(getattr(c, name) for c in latest.values())
+        if name != "failures":
+            assert getattr(totals, name) <= sum(getattr(c, name) for c in latest.values())
 
 
 @settings(max_examples=40)

@@ -21,11 +21,14 @@ def test_the_public_names_are_these():
         "SinkError",
         "Throttled",
         "Transient",
+        "WrongReply",
         "ai_query",
         "inference_table",
+        "is_normalized",
         "register",
         "register_endpoint",
         "run",
+        "schema_to_ddl",
     ]
 
 

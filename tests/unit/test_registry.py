@@ -143,6 +143,14 @@ def test_an_unknown_name_is_told_the_nearest_one_and_all():
     assert "Did you mean 'local/chat'?" in refusal("local/chatt")
 
 
+def test_an_unknown_provider_is_told_all_of_them():
+    message = refusal("anthropci/claude-x")
+    assert "'anthropci' is no provider; the nearest is 'anthropic'" in message
+    for provider in ("openai", "azure", "databricks", "anthropic", "gemini"):
+        assert f"'{provider}/<model>'" in message
+    assert "is no provider" not in refusal("plain-name")
+
+
 @pytest.mark.parametrize("name", ["nobody/model", "local/other", "openai/", "/", "zzz"])
 def test_other_names_are_unknown(name):
     assert f"no endpoint {name!r}" in refusal(name)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_infer.contract.content import canonical_messages
 from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.request import CallIdentity, Request, canonical_messages
+from batch_infer.contract.request import CallIdentity, Request
 
 ENDPOINT = ("openai", "https://api.example.com/v1", "m")
 PARAMETERS = {"temperature": 0.0, "max_tokens": 20}

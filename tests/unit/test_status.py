@@ -82,6 +82,62 @@ def test_a_429_about_money_or_a_daily_quota_stops_the_job(body):
     assert "Check its billing" in error.message
 
 
+GOOGLE_WORDS = "You exceeded your current quota, please check your plan and billing details."
+
+
+def google(*quota_ids, delay=None):
+    details = [
+        {"@type": "type.googleapis.com/google.rpc.Help", "links": [{"description": "Learn more", "url": "https://x"}]},
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": i} for i in quota_ids]},
+    ]
+    if delay is not None:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
+    return {"error": {"code": 429, "message": GOOGLE_WORDS, "status": "RESOURCE_EXHAUSTED", "details": details}}
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, lambda error: [error]], ids=["object", "list"])
+def test_geminis_daily_quota_stops_the_job_and_any_other_one_is_waited_for(wrap):
+    minute, day = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "GenerateRequestsPerDayPerProjectPerModel"
+    error = made(429, json.dumps(wrap(google(minute, delay="45.578569677s"))).encode())
+    assert type(error) is Throttled
+    assert error.retry_after_s == 45.578569677
+    assert GOOGLE_WORDS in error.message
+    assert type(made(429, json.dumps(wrap(google(minute, day, delay="45s"))).encode())) is JobRejected
+    bare = {"error": {"code": 429, "message": "Resource has been exhausted.", "status": "RESOURCE_EXHAUSTED"}}
+    error = made(429, json.dumps(wrap(bare)).encode())
+    assert type(error) is Throttled
+    assert error.retry_after_s is None
+
+
+def test_a_header_goes_before_geminis_retry_delay_and_garbage_is_no_delay():
+    assert made(429, json.dumps(google(delay="45s")).encode(), retry_after="3").retry_after_s == 3
+    assert made(429, json.dumps(google(delay="soon")).encode()).retry_after_s is None
+    odd = {"error": {"status": "RESOURCE_EXHAUSTED", "details": [7, {"violations": [8], "retryDelay": None}]}}
+    assert type(made(429, json.dumps(odd).encode())) is Throttled
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "cls"),
+    [
+        (402, "billing_error", "x", JobRejected),
+        (529, "overloaded_error", "Overloaded", Throttled),
+        (429, "rate_limit_error", "x", Throttled),
+        (429, "enforced_spend_limit_reached", "x", JobRejected),
+        (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API.", JobRejected),
+        (400, "invalid_request_error", "max_tokens: Field required", RowRejected),
+        (413, "request_too_large", "x", RowRejected),
+        (500, "api_error", "x", Transient),
+        (504, "timeout_error", "x", Transient),
+        (401, "authentication_error", "x", JobRejected),
+        (403, "permission_error", "x", JobRejected),
+        (404, "not_found_error", "x", JobRejected),
+    ],
+)
+def test_anthropics_documented_errors(status, kind, message, cls):
+    body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
+    assert type(made(status, json.dumps(body).encode())) is cls
+
+
 @pytest.mark.parametrize(
     "body",
     [

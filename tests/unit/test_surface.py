@@ -29,6 +29,36 @@ def test_the_line_names_rows_speed_money_and_trouble():
     )
 
 
+def test_the_line_names_what_binds():
+    assert "2 throttled · 1 in doubt · bound by requests per minute of endpoint 'e' · 1:01" in progress.line_of(
+        "e", BUSY, 61, "requests per minute of endpoint 'e'"
+    )
+
+
+def summary(**fields):
+    counts = dict.fromkeys(("rows", "succeeded", "failed", "null", "from_ledger", "in_doubt", "asked", "attempts"), 0)
+    tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "cost_usd"))
+    return progress.RunSummary(**{**counts, **tokens, "output": "out", "ledger": "led", "seconds": 1.0, **fields})
+
+
+def test_a_summary_speaks_of_limits_only_where_there_is_something_to_say():
+    assert not [line for line in progress.summary_lines(summary()) if line.startswith(("limits", "stopped"))]
+    said = progress.summary_lines(
+        summary(bound_by="tokens per minute of endpoint 'e'", throttled=3, waiting_s=1234.5, unleased_tasks=2)
+    )
+    assert (
+        "limits: bound by tokens per minute of endpoint 'e'; 3 replies asked to slow down; "
+        "requests waited 1,234 s in sum" in said
+    )
+    assert [line for line in said if "2 tasks could not reach the driver" in line]
+
+
+def test_a_summary_of_a_job_that_was_stopped_early_says_how_many_rows_were_not_sent_and_how_to_go_on():
+    said = "\n".join(progress.summary_lines(summary(stopped_early="because of this", errors={"not_sent": 2900})))
+    assert "stopped early, because of this: 2,900 rows were never sent" in said
+    assert "mode 'resume'" in said
+
+
 def test_where_there_is_no_terminal_lines_come_seldom_and_the_last_one_stays():
     out = io.StringIO()
     line = progress.ProgressLine("e", out)
@@ -60,6 +90,8 @@ def test_options_become_the_arguments_of_run():
     options = run_options(parse_job([*ARGUMENTS, "--model-parameters", '{"max_tokens": 5}', "--no-details"]))
     assert options["model_parameters"] == {"max_tokens": 5}
     assert (options["details"], options["mode"], options["ledger"], options["progress"]) == (False, "error", None, True)
+    assert (options["retry_failed"], options["fresh"]) == (False, False)
+    assert run_options(parse_job([*ARGUMENTS, "--retry-failed"]))["retry_failed"]
 
 
 @pytest.mark.parametrize("text", ["{max_tokens: 5}", "[1]", "5"])
@@ -103,3 +135,22 @@ def test_the_ledger_command_audits_compacts_and_purges(ledger, capsys):
 def test_purging_without_a_condition_is_refused(ledger, capsys):
     assert main(["ledger", "purge", ledger]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["audit", "compact", "purge"])
+@pytest.mark.parametrize("place", ["absent", "file", "folder"])
+def test_a_path_that_is_no_ledger_is_refused_and_nothing_is_made_there(tmp_path, capsys, action, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    path = str(tmp_path / place)
+    assert main(["ledger", action, path, "--key", "a" * 32]) == 2
+    assert f"error: there is no ledger at {path}" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_output_in_place_of_its_ledger_is_told_apart(tmp_path, ledger, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "ledger").rename(tmp_path / "out.ledger")
+    assert main(["ledger", "audit", f"{tmp_path}/out/"]) == 2
+    assert f"Did you mean {tmp_path}/out.ledger?" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_a_failure_says_where_what_why_and_what_next(kind: str) -> None:
 
 def test_only_failures_before_the_request_was_sent_are_transient() -> None:
     transient = {kind for kind, (error, _, _) in failures.KINDS.items() if error is Transient}
-    assert transient == {"connect", "dns", "connect_timeout", "pool_timeout", "not_sent"}
+    assert transient == {"connect", "dns", "connect_timeout", "pool_timeout", "send_failed"}
     ambiguous = {kind for kind, (error, _, _) in failures.KINDS.items() if error is Ambiguous}
     assert ambiguous == {"timeout", "reset", "truncated", "corrupt_reply", "reply_too_large"}
     assert {error for error, _, _ in failures.KINDS.values()} == {Transient, Ambiguous, JobRejected}

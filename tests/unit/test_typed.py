@@ -1,5 +1,6 @@
 """Typed results: types allowed, their schema and DDL, and reading replies: lenient around the JSON, strict inside."""
 
+import datetime as dt
 import json
 import math
 from decimal import Decimal
@@ -7,32 +8,15 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from types_and_values import KINDS, UTC, array, mapping, struct, values
 
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.typed import (
     TypeMismatch,
     check_result_type,
     ddl_of,
-    json_schema,
     read_reply,
-    response_format_of,
 )
-
-
-def array(element):
-    return {"type": "array", "elementType": element, "containsNull": True}
-
-
-def struct(**fields):
-    return {
-        "type": "struct",
-        "fields": [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in fields.items()],
-    }
-
-
-def mapping(value, key="string"):
-    return {"type": "map", "keyType": key, "valueType": value, "valueContainsNull": True}
-
 
 PERSON = struct(name="string", age="integer", tags=array("string"))
 
@@ -41,7 +25,7 @@ PERSON = struct(name="string", age="integer", tags=array("string"))
     "kind",
     [
         *("string", "boolean", "byte", "short", "integer", "long", "float", "double", "decimal(10,2)"),
-        *(PERSON, array(PERSON), mapping(array("double")), struct(inner=PERSON)),
+        *("date", "timestamp", PERSON, array(PERSON), mapping(array("double")), struct(inner=PERSON)),
     ],
     ids=str,
 )
@@ -52,14 +36,14 @@ def test_what_json_can_hold_is_allowed(kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("timestamp", "'timestamp' cannot be read"),
+        ("timestamp_ntz", "'timestamp_ntz' cannot be read"),
         ("binary", "'binary' cannot be read"),
-        ("date", "read others as STRING and cast"),
-        (array("date"), "at []"),
+        ("variant", "read others as STRING and cast"),
+        (array("binary"), "at []"),
         (struct(a=struct(b="binary")), "at a.b"),
         (struct(), "no fields"),
         (mapping("string", key="integer"), "a MAP needs STRING keys"),
-        (mapping("date"), "at {}"),
+        (mapping("binary"), "at {}"),
     ],
     ids=str,
 )
@@ -82,30 +66,6 @@ def test_the_ddl_quotes_names():
     kind = struct(**{"first name": "string", "a`b": "long", "select": mapping(array("decimal(10,2)"))})
     assert ddl_of(kind) == "STRUCT<`first name`: STRING, `a``b`: BIGINT, `select`: MAP<STRING, ARRAY<DECIMAL(10,2)>>>"
     assert [ddl_of(kind) for kind in ("byte", "short", "integer", "float")] == ["TINYINT", "SMALLINT", "INT", "FLOAT"]
-
-
-def test_the_schema_is_strict():
-    assert json_schema(struct(n="long", ok="boolean", x="double", m=mapping("string"), a=array("string"))) == {
-        "type": "object",
-        "properties": {
-            "n": {"type": "integer"},
-            "ok": {"type": "boolean"},
-            "x": {"type": "number"},
-            "m": {"type": "object", "additionalProperties": {"type": "string"}},
-            "a": {"type": "array", "items": {"type": "string"}},
-        },
-        "required": ["n", "ok", "x", "m", "a"],
-        "additionalProperties": False,
-    }
-
-
-def test_a_struct_of_one_struct_names_the_schema_as_databricks_documents_it():
-    named = response_format_of(struct(person=PERSON))["json_schema"]
-    assert (named["name"], named["schema"], named["strict"]) == ("person", json_schema(PERSON), True)
-    plain = response_format_of(PERSON)
-    assert plain["type"] == "json_schema"
-    assert (plain["json_schema"]["name"], plain["json_schema"]["schema"]) == ("reply", json_schema(PERSON))
-    assert response_format_of(struct(one="string"))["json_schema"]["name"] == "reply"
 
 
 ANN = {"name": "Ann", "age": 3, "tags": ["a"]}
@@ -159,6 +119,15 @@ def test_a_fence_inside_a_string_is_text():
         ("123456789.5", "decimal(10,2)", "does not fit DECIMAL(10,2)"),
         ("1e999999999", "decimal(10,2)", "does not fit DECIMAL(10,2)"),
         ('{"name":"Ann"}', PERSON, "reply lacks 'age', 'tags'"),
+        (
+            '{"name":1,"age":"x"}',
+            PERSON,
+            "reply lacks 'tags'; reply.name is a number, not a string; reply.age is a str",
+        ),
+        ('"2026-02-30"', "date", "'2026-02-30', not a date such as 2026-01-31"),
+        ("tomorrow", "date", "'tomorrow', not a date"),
+        ("2026-01-31", "timestamp", "not a timestamp such as 2026-01-31T12:00:00Z"),
+        ('{"name":3}', struct(name="date"), "reply.name is a number, not a date as text"),
         (json.dumps({**ANN, "age": "3"}), PERSON, "reply.age is a string, not a number"),
         (json.dumps({**ANN, "tags": "a"}), PERSON, "reply.tags is a string, not an array"),
         (json.dumps({**ANN, "tags": ["a", 1]}), PERSON, "reply.tags[1] is a number, not a string"),
@@ -178,6 +147,36 @@ def test_a_wrong_value_is_an_error_that_says_where(text, kind, words):
 
 def test_a_null_inside_stays_null():
     assert read_reply('{"name":null,"age":1,"tags":[null]}', PERSON) == {"name": None, "age": 1, "tags": [None]}
+
+
+def test_a_null_in_a_field_that_is_not_null_is_an_error():
+    kind = struct(a="string", b="integer")
+    kind["fields"][1]["nullable"] = False
+    assert read_reply('{"a":null,"b":1}', kind) == {"a": None, "b": 1}
+    with pytest.raises(TypeMismatch, match="reply.b is null, and the field is NOT NULL"):
+        read_reply('{"a":"x","b":null}', kind)
+
+
+def test_a_message_names_the_first_five_problems():
+    with pytest.raises(TypeMismatch) as mismatch:
+        read_reply(json.dumps(["x"] * 8), array("integer"))
+    assert len(mismatch.value.problems) == 8
+    assert str(mismatch.value).count("not a number") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("2026-01-31", "date", dt.date(2026, 1, 31)),
+        (' "2026-01-31"\n', "date", dt.date(2026, 1, 31)),
+        ('```json\n"2026-01-31"\n```', "date", dt.date(2026, 1, 31)),
+        ("2026-01-31T12:00:00+02:00", "timestamp", dt.datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ('"2026-01-31T12:00:00.5"', "timestamp", dt.datetime(2026, 1, 31, 12, 0, 0, 500_000, tzinfo=UTC)),
+        ('{"at":"2026-01-31 12:00:00Z"}', struct(at="timestamp"), {"at": dt.datetime(2026, 1, 31, 12, tzinfo=UTC)}),
+    ],
+)
+def test_dates_and_timestamps_are_iso_8601_and_in_utc_unless_they_say_otherwise(text, kind, value):
+    assert read_reply(text, kind) == value
 
 
 def test_a_string_is_the_reply_as_it_is():
@@ -201,46 +200,6 @@ def test_decimals_keep_every_digit_and_take_the_types_scale():
     assert read_reply("99999999.99", "decimal(10,2)") == Decimal("99999999.99")
     assert read_reply("0", "decimal(3,3)") == 0
     assert read_reply("1e-30", "decimal(3,3)") == 0
-
-
-KINDS = st.recursive(
-    st.sampled_from(["string", "boolean", "byte", "short", "integer", "long", "float", "double", "decimal(20,3)"]),
-    lambda inner: st.one_of(
-        inner.map(array),
-        inner.map(mapping),
-        st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), inner, min_size=1, max_size=3)
-        .map(lambda fields: struct(**fields)),
-    ),
-    max_leaves=6,
-)  # fmt: skip
-BITS = {"byte": 7, "short": 15, "integer": 31, "long": 63}
-
-
-def values(kind):
-    """Values of a type: as JSON holds them, and as they are read."""
-    if isinstance(kind, str):
-        if kind == "string":
-            return st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: (text, text))
-        if kind == "boolean":
-            return st.booleans().map(lambda value: (value, value))
-        if kind in BITS:
-            return st.integers(-(2 ** BITS[kind]), 2 ** BITS[kind] - 1).map(lambda number: (number, number))
-        if kind.startswith("decimal"):
-            return st.integers(-(10**12), 10**12).map(lambda n: (n / 1000, Decimal(n) / 1000))
-        return st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda number: (number, number))
-    if kind["type"] == "array":
-        return st.lists(values(kind["elementType"]), max_size=3).map(
-            lambda xs: ([x[0] for x in xs], [x[1] for x in xs])
-        )
-    if kind["type"] == "map":
-        keys = st.text(st.characters(exclude_categories=["Cs"]))
-        return st.dictionaries(keys, values(kind["valueType"]), max_size=3).map(
-            lambda xs: ({k: v[0] for k, v in xs.items()}, [(k, v[1]) for k, v in xs.items()])
-        )
-    fields = {field["name"]: values(field["type"]) for field in kind["fields"]}
-    return st.fixed_dictionaries(fields).map(
-        lambda xs: ({k: v[0] for k, v in xs.items()}, {k: v[1] for k, v in xs.items()})
-    )
 
 
 @given(st.data())

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from open_gate import OpenGate
 from virtual_clock import VirtualClock, run_virtually
 
-from batch_infer.contract.endpoint import build_endpoint
-from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient
-from batch_infer.contract.reply import Outcome, Reply, Usage
+from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient, WrongReply
+from batch_infer.contract.limits import Amount, Limits
+from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
-from batch_infer.engine.permits import LocalShare
+from batch_infer.engine.permits import Ending
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.window import Batch, Bounds, Run
-
-
-def endpoint(**fields):
-    return build_endpoint("e", {"base_url": "http://localhost/v1", "model": "m", **fields})
 
 
 def request(text, tokens=1):
@@ -57,13 +54,15 @@ async def batches_of(rows, size):
         yield Batch([None if row is None else request(row) for row in rows[start : start + size]], start)
 
 
-def answer(rows, server, *, size=4, fields=None, slots=1, policy=None, source=None, **options):
+def answer(rows, server, *, size=4, in_flight=8, most_tokens=None, policy=None, source=None, gates=None, **options):
     async def main():
         clock = VirtualClock()
-        permits = LocalShare(endpoint(**(fields or {"max_concurrency": 8})), slots, clock, lambda: 0.5)
+        gate = OpenGate(clock, in_flight, most_tokens)
+        if gates is not None:
+            gates.append(gate)
         run = Run(
             source if source is not None else batches_of(rows, size),
-            server, permits, NoStore(), clock,
+            server, gate, options.pop("store", NoStore()), clock,
             policy=policy or RetryPolicy(), random=lambda: 0.5, **options,
         )  # fmt: skip
         return [finished async for finished in run.results()], clock.now()
@@ -86,7 +85,7 @@ def test_every_row_comes_back_in_its_place_and_null_rows_cost_nothing():
 
 def test_a_slow_row_does_not_stall_the_rows_of_later_batches():
     server = Server(lambda prompt, nth: 20 if prompt == "5" else 0.01)
-    _, took = answer([str(i) for i in range(1000)], server, fields={"max_concurrency": 64}, size=256)
+    _, took = answer([str(i) for i in range(1000)], server, in_flight=64, size=256)
     assert took == pytest.approx(20, rel=0.01)
     assert server.peak == 64
 
@@ -188,7 +187,7 @@ def test_retry_after_closes_the_gate_for_everyone():
         return 1.0
 
     server = Server(behave)
-    answer([str(i) for i in range(12)], server, fields={"max_concurrency": 2})
+    answer([str(i) for i in range(12)], server, in_flight=2)
     assert not [at for at, _ in server.calls if 0.0 < at < 5.0]
 
 
@@ -267,7 +266,7 @@ def test_packs_respect_rows_and_tokens():
         [],
         server,
         source=source(),
-        fields={"max_concurrency": 1},
+        in_flight=1,
         bounds=Bounds(rows_per_request=4, tokens_per_request=30),
     )
     assert [len(prompts) for _, prompts in server.calls] == [3, 3, 3, 1]
@@ -282,22 +281,6 @@ def test_throttled_packs_are_sent_again_whole():
     server = Server(behave)
     answer([str(i) for i in range(8)], server, size=8, bounds=Bounds(rows_per_request=8))
     assert [len(prompts) for _, prompts in server.calls] == [8, 8]
-
-
-def test_requests_per_minute_is_never_exceeded_in_any_window():
-    server = Server()
-    _, took = answer([str(i) for i in range(600)], server, fields={"requests_per_minute": 240}, slots=2)
-    times = [at for at, _ in server.calls]
-    assert max(sum(start <= at < start + 60 for at in times) for start in times) <= 120 + 3
-    assert took == pytest.approx(600 / 2, rel=0.05)
-
-
-def test_tokens_per_minute_reserves_and_credits_back():
-    server = Server()  # bills 2 tokens a row
-    _, took = answer(
-        [str(i) for i in range(300)], server, fields={"tokens_per_minute": 60}, bounds=Bounds(completion_tokens=50)
-    )
-    assert took == pytest.approx(600, rel=0.15)
 
 
 def test_what_the_input_raises_reaches_the_caller():
@@ -320,7 +303,7 @@ def test_known_replies_are_not_asked_again():
         run = Run(
             batches_of(["a", "b", "c"], 2),
             server,
-            LocalShare(endpoint(), 1, clock, lambda: 0),
+            OpenGate(clock),
             Memory(),
             clock,
             policy=RetryPolicy(),
@@ -339,7 +322,7 @@ def test_closing_early_cancels_what_is_in_flight():
         run = Run(
             batches_of([str(i) for i in range(100)], 4),
             server,
-            LocalShare(endpoint(max_concurrency=8), 1, clock, lambda: 0),
+            OpenGate(clock),
             NoStore(),
             clock,
             policy=RetryPolicy(),
@@ -373,3 +356,236 @@ def test_equal_requests_share_a_failure_too():
     finished, _ = answer(["a", "a"], server, size=2, coalesce=True)
     assert [o.failure.kind for o in flat(finished)] == ["bad_request"] * 2
     assert len(server.calls) == 1
+
+
+class Remembers(NoStore):
+    """A store that knows of one failure."""
+
+    def find(self, keys):
+        refused = Outcome(failure=Failure("bad_request", "too rude", 400), attempts=1, from_ledger=True)
+        return {"key-3": refused} if "key-3" in keys else {}
+
+
+def test_a_known_failure_is_that_row_again_without_a_call():
+    server, tally = Server(), Tally()
+    finished, _ = answer([str(i) for i in range(6)], server, store=Remembers(), tally=tally)
+    assert [o.failure and o.failure.kind for o in flat(finished)] == [None, None, None, "bad_request", None, None]
+    assert sorted(prompts for _, prompts in server.calls) == [[str(i)] for i in range(6) if i != 3]
+    assert (tally.rows_done, tally.rows_failed, tally.rows_from_ledger) == (5, 1, 0)
+    assert tally.failures == {}, "what failed before does not end this run early"
+
+
+def test_a_known_failure_stops_a_run_that_fails_at_the_first_one():
+    server = Server()
+    with pytest.raises(RowRejected, match=r"request key-3: too rude .*nothing was sent now.*retry_failed") as caught:
+        answer([str(i) for i in range(3, 6)], server, store=Remembers(), fail_fast=True)
+    assert (caught.value.kind, caught.value.status) == ("bad_request", 400)
+
+
+class Mending:
+    """Answers wrongly the first `wrong` times; notes the turns of each request."""
+
+    def __init__(self, wrong, then=None):
+        self.wrong = wrong
+        self.then = then or (lambda: Reply(text="right", usage=Usage(1, 1, 2)))
+        self.turns = []
+
+    async def __call__(self, requests):
+        self.turns.append(requests[0].turns)
+        number = len(self.turns)
+        if number > self.wrong:
+            return [self.then()]
+        reply = Reply(text=f"wrong {number}", usage=Usage(1, 1, 2))
+        return [WrongReply("not it", kind="type_mismatch", usage=reply.usage, reply=reply, correction=f"mend {number}")]
+
+
+def test_a_wrong_reply_is_mended_in_the_same_conversation_and_every_turn_is_billed():
+    server, tally = Mending(wrong=2), Tally()
+    (outcome,) = flat(answer(["a"], server, tally=tally)[0])
+    assert server.turns == [
+        (),
+        (("wrong 1", "mend 1"),),
+        (("wrong 1", "mend 1"), ("wrong 2", "mend 2")),
+    ]
+    assert (outcome.reply.text, outcome.attempts, outcome.usage) == ("right", 3, Usage(3, 3, 6))
+    assert (tally.requests, tally.in_flight, tally.rows_done, tally.prompt_tokens) == (3, 0, 1, 3)
+
+
+def test_a_reply_that_stays_wrong_is_the_rows_error_and_is_kept():
+    server, tally = Mending(wrong=9), Tally()
+    (outcome,) = flat(answer(["a"], server, tally=tally)[0])
+    assert len(server.turns) == 3
+    assert (outcome.reply, outcome.failure.kind, outcome.failure.reply.text) == (None, "type_mismatch", "wrong 3")
+    assert (outcome.attempts, outcome.usage, tally.rows_failed) == (3, Usage(3, 3, 6), 1)
+
+
+def test_a_passing_fault_while_mending_keeps_the_conversation():
+    def overloaded_once():
+        if len(server.turns) == 2:
+            raise Transient("x", kind="server_error")
+        return Reply(text="right", usage=Usage(1, 1, 2))
+
+    server = Mending(wrong=1, then=overloaded_once)
+    (outcome,) = flat(answer(["a"], server)[0])
+    assert server.turns == [(), (("wrong 1", "mend 1"),), (("wrong 1", "mend 1"),)]
+    assert (outcome.reply.text, outcome.attempts, outcome.usage) == ("right", 3, Usage(2, 2, 4))
+
+
+def test_a_request_with_a_problem_is_its_rows_error_without_a_call():
+    bad = Request(key="bad", content=b"[]", problem="the request is an empty array")
+
+    async def source():
+        yield Batch([request("a"), bad, None])
+
+    server = Server()
+    first, second, third = flat(answer([], server, source=source())[0])
+    assert (first.reply.text, third) == ("re a", None)
+    assert (second.failure.kind, second.failure.message, second.attempts) == ("bad_request", bad.problem, 0)
+    assert len(server.calls) == 1
+    with pytest.raises(RowRejected, match="empty array"):
+        answer([], server, source=source(), fail_fast=True)
+
+
+# Permits: each is settled once, and told what became of it
+
+
+def test_what_was_billed_is_settled_and_what_failed_is_told_apart():
+    def behave(prompt, nth):
+        if nth == 1 and prompt != "good":
+            raise {
+                "throttled": Throttled("x", kind="rate_limited", status=429, retry_after_s=3.0),
+                "server": Transient("x", kind="server_error", status=500),
+                "unconnected": Transient("x", kind="connect"),
+                "timeout": Ambiguous("x", kind="timeout"),
+                "refused": RowRejected("x", kind="bad_request", status=400),
+            }[prompt]
+        return 0.25
+
+    told = {}
+    for prompt in ("good", "throttled", "server", "unconnected", "timeout", "refused"):
+        gates = []
+        answer(["good", prompt], Server(behave), in_flight=1, gates=gates, seen=lambda: Limits(60))
+        told[prompt] = [
+            (ending, how.get("used"), how) for ending, (_, how) in zip(gates[0].endings, gates[0].settled, strict=True)
+        ]
+    ending, used, how = told["good"][0]
+    assert (ending, used) == (Ending.ACCEPTED, Amount(1, 1, 1))
+    assert how["latency_s"] == pytest.approx(0.25)
+    assert how["seen"] == Limits(60)
+    assert told["throttled"][1][0] is Ending.THROTTLED
+    assert told["throttled"][1][2]["retry_after_s"] == 3.0
+    assert told["server"][1][:2] == (Ending.ACCEPTED, Amount(1))
+    assert told["unconnected"][1][:2] == (Ending.FAILED, Amount(1))
+    assert told["timeout"][1][:2] == (Ending.FAILED, None), "it may have been billed: the reservation stands"
+    assert told["refused"][1][:2] == (Ending.ACCEPTED, Amount(1))
+
+
+def test_every_permit_is_settled_whatever_ends_the_run():
+    class Full(NoStore):
+        def intend(self, requests):
+            if requests[0].content == "20":
+                raise OSError("no space left")
+
+    def wrong_key(prompt, nth):
+        if prompt == "20":
+            raise JobRejected("wrong key", kind="authentication", status=401)
+        return 0.5
+
+    def defect(prompt, nth):
+        if prompt == "20":
+            raise ZeroDivisionError
+        return 0.5
+
+    rows = [str(i) for i in range(100)]
+    for failing, options in (
+        (Server(wrong_key), {}),
+        (Server(defect), {}),
+        (Server(), {"store": Full()}),
+        (Server(lambda prompt, nth: 0.5), {"source": broken_after(24)}),
+    ):
+        gates = []
+        with pytest.raises((JobRejected, ZeroDivisionError, OSError)):
+            answer(rows, failing, gates=gates, **options)
+        assert len(gates[0].settled) == len(gates[0].needs) > 8
+        assert {Ending.CANCELLED} < set(gates[0].endings)
+
+
+async def broken_after(count):
+    async for batch in batches_of([str(i) for i in range(count)], 4):
+        yield batch
+    await asyncio.sleep(0.75)
+    raise OSError("the disk is gone")
+
+
+def test_what_is_reserved_for_replies_follows_the_replies():
+    gates = []
+    answer([str(i) for i in range(100)], Server(), in_flight=4, gates=gates, bounds=Bounds(completion_tokens=500))
+    assert gates[0].needs[0] == Amount(1, 1, 500)
+    assert gates[0].needs[-1] == Amount(1, 1, 1)
+
+
+def test_a_request_that_no_limit_will_ever_allow_fails_alone_and_at_once():
+    async def source():
+        yield Batch([request("a"), request("long", tokens=1000), request("b")])
+
+    server = Server()
+    finished, _ = answer([], server, source=source(), most_tokens=100)
+    outcomes = flat(finished)
+    assert [o.failure and o.failure.kind for o in outcomes] == [None, "too_large", None]
+    assert (len(server.calls), outcomes[1].attempts) == (2, 0)
+
+
+# Halting: nothing further is sent, and what there is comes back
+
+
+def halted(rows, server, after_s, *, in_flight=4, policy=None, **options):
+    async def main():
+        clock = VirtualClock()
+        gate = OpenGate(clock, in_flight)
+        tally = Tally()
+        run = Run(
+            batches_of(rows, 4), server, gate, NoStore(), clock,
+            policy=policy or RetryPolicy(), tally=tally, random=lambda: 0.5, **options,
+        )  # fmt: skip
+        if after_s is None:
+            run.halt("enough")
+        else:
+            asyncio.get_running_loop().call_later(after_s, run.halt, "enough")
+        finished = [f async for f in run.results()]
+        return finished, tally, clock.now(), gate
+
+    return run_virtually(main())
+
+
+def test_a_halted_run_lets_come_home_what_is_in_flight_and_sends_nothing_more():
+    server = Server(lambda prompt, nth: 1.0)
+    finished, tally, took, gate = halted([str(i) for i in range(40)], server, 1.5)
+    outcomes = flat(finished)
+    assert [o.failure is None for o in outcomes] == [True] * 8 + [False] * 32
+    assert {(o.failure.kind, o.failure.message, o.failure.retryable, o.attempts) for o in outcomes[8:]} == {
+        ("not_sent", "enough", True, 0)
+    }
+    assert (len(server.calls), took) == (8, 2.0)
+    assert tally.failures == {"not_sent": 32}
+    assert len(gate.settled) == 8
+
+
+def test_a_run_that_is_halted_from_the_start_sends_nothing():
+    server = Server()
+    finished, _, _, _ = halted(["a", "b", "a"], server, None, coalesce=True)
+    assert [o.failure.kind for o in flat(finished)] == ["not_sent"] * 3
+    assert server.calls == []
+
+
+def test_halting_ends_waiting_for_a_limit_or_a_pause_at_once():
+    def behave(prompt, nth):
+        if prompt == "throttled":
+            raise Throttled("slow down", kind="rate_limited", status=429, retry_after_s=500)
+        if prompt == "down":
+            raise Transient("boom", kind="server_error", status=500)
+        return 1.0
+
+    finished, _, took, _ = halted(["down", "throttled", "later"], Server(behave), 0.1, in_flight=2)
+    kinds = [(o.failure.kind, o.attempts) for o in flat(finished)]
+    assert kinds == [("server_error", 1), ("rate_limited", 1), ("not_sent", 0)]
+    assert took < 1

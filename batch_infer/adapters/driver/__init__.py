@@ -4,6 +4,7 @@
 `Reporter` run in the workers.
 """
 
+from batch_infer.adapters.driver.budget import Budget
 from batch_infer.adapters.driver.call import Call
 from batch_infer.adapters.driver.client import DriverClient, DriverError, DriverRefused, DriverUnreachable
 from batch_infer.adapters.driver.protocol import Directive, ServiceAddress
@@ -11,6 +12,7 @@ from batch_infer.adapters.driver.reporter import Reporter
 from batch_infer.adapters.driver.service import DriverService
 
 __all__ = [
+    "Budget",
     "Call",
     "Directive",
     "DriverClient",

@@ -1,4 +1,4 @@
-"""Owns what the driver knows about one call: its secrets' references, progress, and whether it is to stop. No sockets.
+"""Owns what the driver knows about one call: its secrets' references, progress, whether it is to stop. No sockets.
 
 Driver threads (displays, the Spark side) and the service's network thread both use a `Call`; one lock guards it, and
 is never held while a hook or a callback runs.
@@ -11,9 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from batch_infer.adapters.driver.budget import Budget
 from batch_infer.adapters.driver.protocol import Directive, Report, fitting
+from batch_infer.contract.limits import Grant
 from batch_infer.contract.progress import CallProgress, TaskId
 from batch_infer.contract.secret import SecretReference
+from batch_infer.engine.pool import PoolState
 
 PROBE_INTERVAL_S = 0.5
 """`is_cancelled` is asked about a call's running tasks at most this often."""
@@ -31,6 +34,7 @@ class Call:
 
     Attributes:
         call_id: What reports name it by.
+        budget: The endpoint's, from which its tasks are granted what they may use. `None`: they are granted nothing.
         is_cancelled: Asked whether a task attempt's stage was cancelled; `True` stops that attempt. Passes over the
             running tasks happen at most every `PROBE_INTERVAL_S`, one at a time, on a thread of their own, so the
             hook may block; with many tasks it should remember its answers by stage. `None`: nobody is asked.
@@ -42,18 +46,21 @@ class Call:
         *,
         secrets: Collection[SecretReference] = (),
         local_address: Callable[[str], str] | None = None,
+        budget: Budget | None = None,
         on_close: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.call_id = call_id
         self.is_cancelled: Callable[[TaskId], bool] | None = None
         self.local_address = local_address
+        self.budget = budget
         self._secrets = {str(reference): reference for reference in secrets}
         self._on_close = on_close
         self._clock = clock
         self._lock = threading.Lock()
         self._progress = CallProgress()
         self._stop: str | None = None
+        self._halt: str | None = None
         self._fatal: dict[int, str] = {}
         self._fatal_callbacks: list[Callable[[str], None]] = []
         self._cancelled: set[TaskId] = set()
@@ -83,23 +90,28 @@ class Call:
         with self._lock:
             self._stop = self._stop or fitting(reason) or "stopped"
 
-    def clear_stop(self) -> None:
-        """Forgets `stop`, `fatal` and what was cancelled."""
+    @property
+    def halted(self) -> str | None:
+        """Why nothing further is sent, or `None`."""
         with self._lock:
-            self._stop = None
-            self._fatal.clear()
-            self._cancelled.clear()
+            return self._halt
+
+    def halt(self, reason: str) -> None:
+        """Has every task send nothing further, from its next heartbeat on, and end well with what it has."""
+        with self._lock:
+            self._halt = self._halt or fitting(reason) or "halted"
 
     def on_fatal(self, callback: Callable[[str], None]) -> None:
-        """Has `callback` called with the first fatal message, on a thread of its own; at once if there is one already.
-
-        It stays registered: after `clear_stop` it is called for the next first one.
-        """
+        """Has `callback` called with a stage's first fatal message, on a thread of its own; at once if there is one."""
         with self._lock:
             self._fatal_callbacks.append(callback)
             fatal = next(iter(self._fatal.values()), None)
         if fatal is not None:
             self._spawn("fatal", lambda: self._call_back([callback], fatal))
+
+    def limits(self) -> PoolState | None:
+        """How the endpoint's budget is used at this moment; `None`: the call has none."""
+        return self.budget.state() if self.budget is not None else None
 
     def close(self) -> None:
         """Forgets the call on the service: its tasks' requests are refused from now on. Idempotent."""
@@ -120,6 +132,7 @@ class Call:
                 callbacks = list(self._fatal_callbacks)
             stop = self._fatal.get(report.task.stage) or self._stop
             stop = stop or (CANCELLED if report.task in self._cancelled else None)
+            halt = self._halt
             if report.finished:
                 self._cancelled.discard(report.task)
             probe = self._claim_probe()
@@ -129,12 +142,23 @@ class Call:
         if probe is not None:
             hook, tasks = probe
             self._spawn("probe", lambda: self._probe(hook, tasks))
-        return Directive(stop=stop)
+        return Directive(stop=stop, halt=halt, grant=self._grant(report, is_over=report.finished or stop is not None))
 
     def lost(self, task: TaskId) -> None:
         """Takes note that the connection that reported `task` broke."""
         with self._lock:
             self._progress.lost(task)
+        if self.budget is not None:
+            self.budget.leave((self.call_id, task))
+
+    def _grant(self, report: Report, *, is_over: bool) -> Grant | None:
+        if self.budget is None or report.standing is None:
+            return None
+        member = (self.call_id, report.task)
+        if is_over:
+            self.budget.leave(member, report.standing)
+            return None
+        return self.budget.exchange(member, report.standing)
 
     def _claim_probe(self) -> tuple[Callable[[TaskId], bool], list[TaskId]] | None:
         hook, now = self.is_cancelled, self._clock()

@@ -34,6 +34,7 @@ from batch_infer.adapters.driver.protocol import (
     fitting,
 )
 from batch_infer.contract.errors import BatchInferError
+from batch_infer.contract.limits import Standing
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.secret import SecretReference
 
@@ -134,6 +135,7 @@ class DriverClient:
         *,
         finished: bool = False,
         fatal: str | None = None,
+        standing: Standing | None = None,
         timeout_s: float | None = None,
     ) -> Directive | None:
         """Sends one heartbeat. Also good before a task's first request, to learn whether it should start at all.
@@ -148,13 +150,14 @@ class DriverClient:
             counters: Cumulative since the attempt began.
             finished: This is the attempt's last report.
             fatal: Why no row of the whole call can succeed; every other task is told to stop with these words.
+            standing: Where the attempt stands with the endpoint's budget; the directive then holds a grant.
             timeout_s: Seconds in all, for connecting and for the answer. `None`: `connect_timeout_s`.
 
         Returns:
             What to do, or `None`: the driver is unreachable, or does not know the call.
         """
         state = self._state()
-        report = Report(call, task, counters, finished, None if fatal is None else fitting(fatal))
+        report = Report(call, task, counters, finished, None if fatal is None else fitting(fatal), standing)
         deadline = time.monotonic() + (self.connect_timeout_s if timeout_s is None else timeout_s)
         if not state.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return None

@@ -14,8 +14,8 @@ neither read nor speak. What each frame is bound to (its associated data) makes 
                   connection or on any other, it does not open; the guard needs neither clocks nor a memory of nonces.
     reply         the nonce of the request it answers. It cannot be replayed, swapped or reflected.
 
-Source: RFC 8439 (ChaCha20-Poly1305), RFC 5869 (HKDF). Random 96-bit nonces: 200 workers, one message a second, for ten
-days are 2^27.4 messages under a key, and a nonce repeats with probability 2^-42.
+Source: RFC 8439 (ChaCha20-Poly1305), RFC 5869 (HKDF). Random 96-bit nonces: 200 workers, four messages a second, for
+ten days are 2^29.4 messages under a key, and a nonce repeats with probability 2^-38.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from batch_infer.contract.limits import Grant, Standing
 from batch_infer.contract.progress import Counters, TaskId
 
-MAGIC = b"bi\x00\x01"
+MAGIC = b"bi\x00\x02"
 """First bytes of a greeting; the last is the protocol's version."""
 CHALLENGE_BYTES = 16
 GREETING_BYTES = len(MAGIC) + CHALLENGE_BYTES
@@ -86,6 +87,8 @@ class Report(msgspec.Struct, frozen=True, tag="report", omit_defaults=True):
     """The attempt's last report."""
     fatal: str | None = None
     """Why no row of the whole call can succeed; every task of the call is told to stop with these words."""
+    standing: Standing | None = None
+    """What the task has used of the endpoint's budget and waits for; `None`: it asks for nothing."""
 
 
 class SecretReply(msgspec.Struct, frozen=True, tag="secret"):
@@ -115,6 +118,10 @@ class Directive(msgspec.Struct, frozen=True, tag="directive", omit_defaults=True
 
     stop: str | None = None
     """Why to stop at once; `None`: go on."""
+    halt: str | None = None
+    """Why to send nothing further, while what is in flight comes home and the task succeeds; `None`: go on."""
+    grant: Grant | None = None
+    """What the task may use of the endpoint's budget; `None`: the report asked for nothing, or the task is to stop."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -12,12 +12,13 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from types import TracebackType
 from typing import NoReturn
 
 from batch_infer.adapters import secrets as secret_store
 from batch_infer.adapters.driver import protocol
+from batch_infer.adapters.driver.budget import Budget
 from batch_infer.adapters.driver.call import Call
 from batch_infer.adapters.driver.connection import keep_alive
 from batch_infer.adapters.driver.protocol import (
@@ -33,6 +34,7 @@ from batch_infer.adapters.driver.protocol import (
     SecretReply,
     ServiceAddress,
 )
+from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import BatchInferError, ConfigError
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.secret import SecretReference
@@ -80,6 +82,7 @@ class DriverService:
         self._address = ServiceAddress(advertise_host or bind_host, listener.getsockname()[1], self._token)
         self._lock = threading.Lock()
         self._calls: dict[str, Call] = {}
+        self._budgets: dict[Hashable, Budget] = {}
         self._closed = False
         self._refused_frames = 0
         self._under_way: dict[tuple[Call, str], asyncio.Future[Reply]] = {}
@@ -107,6 +110,7 @@ class DriverService:
         *,
         secrets: Collection[SecretReference] = (),
         local_address: Callable[[str], str] | None = None,
+        budget: Budget | None = None,
     ) -> Call:
         """Begins to serve a call.
 
@@ -115,11 +119,18 @@ class DriverService:
             secrets: The only references that the call's tasks may ask for.
             local_address: From an endpoint's name to its URL, for model servers on the driver; may block for minutes
                 to start one. `None`: the call has no such endpoint.
+            budget: From `budget`, of the endpoint that the call asks.
 
         Raises:
             ValueError: the id is taken, or the service is closed.
         """
-        call = Call(call_id, secrets=secrets, local_address=local_address, on_close=lambda: self._forget(call))
+        call = Call(
+            call_id,
+            secrets=secrets,
+            local_address=local_address,
+            budget=budget,
+            on_close=lambda: self._forget(call),
+        )
         with self._lock:
             if self._closed:
                 raise ValueError(f"the driver's service is closed; call {call_id!r} needs a new one.")
@@ -127,6 +138,18 @@ class DriverService:
                 raise ValueError(f"call {call_id!r} is already open; give every call an id of its own.")
             self._calls[call_id] = call
         return call
+
+    def budget(self, endpoint: Endpoint) -> Budget:
+        """The one budget of an endpoint, whatever it is called here.
+
+        An endpoint that is given other limits begins a budget anew; calls that run already share the new one.
+        """
+        with self._lock:
+            budget = self._budgets.get(endpoint.identity)
+            if budget is None:
+                budget = self._budgets[endpoint.identity] = Budget(endpoint.limits)
+        budget.allow(endpoint.limits)
+        return budget
 
     def find_call(self, call_id: str) -> Call | None:
         """An open call, or `None`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from batch_infer.adapters.ledger.catalog import current_logs, scan_of
 from batch_infer.adapters.ledger.files import Files
-from batch_infer.contract.ledger import Heading, Intent, decode_heading
+from batch_infer.contract.ledger import Heading, Intent, decode_heading, same_run
 from batch_infer.contract.reply import Usage
 from batch_infer.contract.request import KEY_BYTES
 
@@ -78,8 +78,10 @@ class Audit:
 class _Sums:
     """What one pass over the logs adds up. Keys are gathered as bytes, 16 each."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str | None) -> None:
+        self._run = run
         self.intents = bytearray()
+        self.by_run = bytearray()  # keys that the run which is asked about has sent
         self.outcomes = bytearray()
         self.attempts = array("I")
         self.flags = bytearray()  # 1: a reply · 2: billed, and not on purpose
@@ -95,7 +97,10 @@ class _Sums:
         except msgspec.MsgspecError:
             return False
         if isinstance(record, Intent):
-            self.intents += bytes.fromhex("".join(record.keys))
+            keys = bytes.fromhex("".join(record.keys))
+            self.intents += keys
+            if self._run is not None and same_run(self._run, record.run):
+                self.by_run += keys
         elif isinstance(record, Heading):
             self._add_outcome(record)
         return True
@@ -117,14 +122,19 @@ class _Sums:
             self.unpriced += not record.failed
 
 
-def audit(files: Files) -> Audit:
+def audit(files: Files, run: str | None = None) -> Audit:
     """Reads every record of every log and adds them up.
 
     Contract: about 5 s a million records, and some 50 bytes of memory a record. Beside live writers it is a
     snapshot: what they have in flight is in doubt.
+
+    Args:
+        files: The ledger.
+        run: `in_doubt` and `asked_again` count only keys that this run, or one that it continues, has sent. An
+            earlier run's request for such a key counts: it is why the key was sent again.
     """
     logs, _ = current_logs(files)
-    sums = _Sums()
+    sums = _Sums(run)
     torn = corrupt = 0
     for log in logs.values():
         try:
@@ -135,8 +145,22 @@ def audit(files: Files) -> Audit:
             corrupt += not sums.add(payload)
         torn += scan.torn
         corrupt += scan.corrupt
-    return _account(
+    account = _account(
         sums, torn_tails=torn, corrupt_records=corrupt, logs=len(logs), size=sum(log.size for log in logs.values())
+    )
+    return account if run is None else _of_keys(account, np.frombuffer(sums.by_run, dtype=f"S{KEY_BYTES}"))
+
+
+def _of_keys(account: Audit, keys: _Keys) -> Audit:
+    """The same account, in which no other keys are in doubt or asked again."""
+    in_doubt = np.intersect1d(account._in_doubt, keys)  # noqa: SLF001
+    asked_again = np.intersect1d(account._asked_again, keys)  # noqa: SLF001
+    return replace(
+        account,
+        in_doubt=len(in_doubt),
+        asked_again=len(asked_again),
+        _in_doubt=in_doubt,
+        _asked_again=asked_again,
     )
 
 

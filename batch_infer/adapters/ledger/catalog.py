@@ -44,7 +44,7 @@ class LogFile(NamedTuple):
 
 
 class LogKeys(NamedTuple):
-    """The answers of one log: its `log` column is 0 throughout."""
+    """The outcomes of one log: its `log` column is 0 throughout."""
 
     columns: Columns
     coverage: Coverage
@@ -172,9 +172,10 @@ def scan_keys(files: Files, log: LogFile, start: int = 0) -> LogKeys:
         except msgspec.MsgspecError:
             scan.corrupt += 1
             continue
-        if isinstance(record, Heading) and not record.failed:
+        if isinstance(record, Heading):
             keys.append(record.key)
-            places.append((precedence(record.at_us, fresh=record.fresh), offset, length, 0))
+            rank = precedence(record.at_us, fresh=record.fresh, failed=record.failed)
+            places.append((rank, offset, length, 0))
             if len(keys) == SCAN_ENTRIES:
                 parts.append(columns_of(keys, places))
                 keys, places = [], []

@@ -47,6 +47,10 @@ class Files(Protocol):
     grows: bool
     """Files can be appended to, and a lock shows that somebody does."""
 
+    def exists(self) -> bool:
+        """Whether there is a ledger, an empty one too. Raises `SinkError` when its store cannot be reached."""
+        ...
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Names and sizes of the complete files in a folder; empty when there is no such folder."""
         ...
@@ -122,6 +126,10 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self.root = str(self._root)
+
+    def exists(self) -> bool:
+        """See `Files.exists`."""
+        return (self._root / LOG).is_dir()
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `Files.sizes`."""
@@ -231,6 +239,14 @@ class RemoteFiles:
         self._fs = filesystem
         self._base = base.rstrip("/")
         self._cache = _private_folder(cache, root)
+
+    def exists(self) -> bool:
+        """See `Files.exists`."""
+        try:
+            found = self._fs.get_file_info(self._at(LOG))
+        except (OSError, pa.ArrowException) as error:
+            raise SinkError(f"The ledger at {self.root} cannot be opened: {_reason(error)}.") from error
+        return bool(found.type == arrow_fs.FileType.Directory)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `Files.sizes`."""

@@ -27,7 +27,7 @@ from batch_infer.adapters.ledger.catalog import (
     log_path,
     open_index,
 )
-from batch_infer.adapters.ledger.files import Files, open_files
+from batch_infer.adapters.ledger.files import LOG, Files, open_files
 from batch_infer.adapters.ledger.keys import (
     EMPTY,
     Columns,
@@ -39,7 +39,8 @@ from batch_infer.adapters.ledger.keys import (
     positions,
     renumbered,
 )
-from batch_infer.contract.ledger import decode_answer, payload_of, precedence
+from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.ledger import LEAST_ANSWER, decode_outcome, payload_of
 from batch_infer.contract.reply import Outcome
 
 OPEN_LOGS = 128
@@ -88,6 +89,24 @@ class Ledger:
         ledger.refresh()
         return ledger
 
+    @classmethod
+    def existing(cls, root: str | Path) -> Ledger:
+        """The ledger at a path or URI, where there is one.
+
+        Raises:
+            ConfigError: there is none.
+            SinkError: it cannot be opened.
+        """
+        files = open_files(root)
+        if files.exists():
+            return cls.open(files)
+        beside = f"{str(root).rstrip('/')}.ledger"
+        hint = f" Did you mean {beside}?" if open_files(beside).exists() else ""
+        raise ConfigError(
+            f"there is no ledger at {root}.{hint} Give the path that a job prints as its ledger (a folder that holds "
+            f"{LOG!r}), or that of the setting spark.batch_infer.ledger."
+        )
+
     @property
     def files(self) -> Files:
         """The ledger's directory."""
@@ -104,21 +123,25 @@ class Ledger:
                 indexing.compact_index(self._files, wait=False)
                 self._load(current_logs(self._files)[0])
 
-    def find(self, keys: Sequence[str], *, since: float | None = None) -> dict[str, Outcome]:
-        """The answers to these keys, as far as there are any. Failures are not answers.
+    def reads(self, log: str) -> bool:
+        """Whether `find` looks into this log: it was complete at the last `refresh`."""
+        with self._lock:
+            return log in self._covered or log in self._loaded
+
+    def find(self, keys: Sequence[str], *, failures: bool = False) -> dict[str, Outcome]:
+        """The answers to these keys, as far as there are any.
 
         Contract: `from_ledger` is set; usage, attempts and latency are as they were when it was paid for. Of
         several answers to one key the newest fresh one is given, else the oldest.
 
         Args:
             keys: 32 hexadecimal digits each; may repeat.
-            since: Only fresh answers recorded at or after this time (seconds since 1970): what a job with `fresh`
-                has already asked, in an earlier attempt of a task.
+            failures: Of a key without an answer, also give its newest failure.
         """
         if not keys:
             return {}
         with self._lock:
-            least = 1 if since is None else precedence(round(since * 1e6), fresh=True)
+            least = 1 if failures else LEAST_ANSWER
             found: dict[str, Outcome] = {}
             if not self._read(self._places(keys, least), found):
                 self.refresh()
@@ -165,13 +188,13 @@ class Ledger:
                     continue
                 payload = payload_of(os.pread(handle, length, offset))
                 try:
-                    answer = None if payload is None else decode_answer(payload)
+                    outcome = None if payload is None else decode_outcome(payload)
                 except msgspec.MsgspecError:
-                    answer = None
-                if answer is None or answer[0] != key:
+                    outcome = None
+                if outcome is None or outcome[0] != key:
                     self.unreadable += 1
                 else:
-                    found[key] = answer[1]
+                    found[key] = outcome[1]
         return complete
 
     def _handle(self, name: str) -> int:
@@ -245,9 +268,9 @@ class Ledger:
         """Brings the inference table in `table/` up to date; the rows added. See `table.compact`."""
         return table.compact(self._files)
 
-    def audit(self) -> auditing.Audit:
-        """Reads every record and adds them up. See `audit.Audit`."""
-        return auditing.audit(self._files)
+    def audit(self, *, run: str | None = None) -> auditing.Audit:
+        """Reads every record and adds them up. See `audit.audit`."""
+        return auditing.audit(self._files, run)
 
     def batches(self) -> Iterator[Any]:
         """The inference table as `pyarrow.RecordBatch`es of `table.SCHEMA`, straight from the logs."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from batch_infer.adapters.ledger.reader import Ledger
 from batch_infer.adapters.ledger.twins import TwinLogs
 from batch_infer.adapters.ledger.writer import LedgerWriter
-from batch_infer.contract.ledger import record_of
+from batch_infer.contract.ledger import is_final, record_of, same_run
 from batch_infer.contract.reply import Outcome
 from batch_infer.contract.request import Request
 
@@ -18,7 +18,8 @@ Price = Callable[[Outcome], "float | None"]
 class LedgerStore:
     """`engine.store.Store` on a ledger, for one task attempt.
 
-    Contract: finds what the ledger held at its last `refresh`, and what this task recorded itself.
+    Contract: finds what the ledger held at its last `refresh`, and what this task recorded itself: answers, and
+    failures that the endpoint would only give again.
 
     Args:
         ledger: May be shared by the tasks of a process.
@@ -26,9 +27,11 @@ class LedgerStore:
         endpoint: The endpoint's local name, for the inference table and `purge`.
         model: What is asked for, shown where the reply does not name one.
         price: `None`: costs are not known.
-        fresh: Do not answer from the ledger. What is recorded takes precedence over all earlier answers.
-        fresh_since: With `fresh`, seconds since 1970 when the job began: fresh answers since then are found, so
-            that a second attempt of a task does not ask again. `None`: nothing is found.
+        run: Names the run; recorded with all that it sends.
+        fresh: Do not answer from the ledger, but with what this run itself has asked, in an earlier attempt of a
+            task or before it was continued. What is recorded takes precedence over all earlier answers.
+        retry_failed: Find no failures but this run's own.
+        result_type: A digest of the type asked for: a failure to be of another type is not found.
         keep_requests: Whether prompts and messages are recorded.
         twins: Where what the same task's other evaluations record is found at once.
     """
@@ -41,8 +44,10 @@ class LedgerStore:
         endpoint: str = "",
         model: str | None = None,
         price: Price | None = None,
+        run: str = "",
         fresh: bool = False,
-        fresh_since: float | None = None,
+        retry_failed: bool = False,
+        result_type: str = "",
         keep_requests: bool = True,
         twins: TwinLogs | None = None,
     ) -> None:
@@ -51,24 +56,41 @@ class LedgerStore:
         self._endpoint = endpoint
         self._model = model
         self._price = price
+        self._run = run
         self._fresh = fresh
-        self._since = fresh_since
+        self._retry_failed = retry_failed
+        self._result_type = result_type
         self._keep_requests = keep_requests
         self._twins = twins
+        self._after_us = 0  # of what was found and not served: what is recorded now is later, whatever the clocks say
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
         """See `Store.find`."""
-        if self._fresh and self._since is None:
-            return {}
-        since = self._since if self._fresh else None
-        found = self._ledger.find(keys, since=since)
-        if len(found) < len(keys):
-            missing = [key for key in keys if key not in found]
-            if missing:
-                found.update(self._writer.find(missing, since=since))
-                if self._twins is not None and len(found) < len(keys):
-                    found.update(self._twins.find([key for key in missing if key not in found]))
+        found = self._served(self._ledger.find(keys, failures=True))
+        missing = [key for key in keys if key not in found]
+        if missing:
+            found.update(self._served(self._writer.find(missing)))
+            missing = [key for key in missing if key not in found]
+        if missing and self._twins is not None:
+            found.update(self._served(self._twins.find(missing)))
         return found
+
+    def _served(self, found: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        served = {}
+        for key, outcome in found.items():
+            if self._serves(outcome):
+                served[key] = outcome
+            else:
+                self._after_us = max(self._after_us, outcome.at_us)
+        return served
+
+    def _serves(self, outcome: Outcome) -> bool:
+        if self._fresh and not same_run(self._run, outcome.run):
+            return False
+        if outcome.failure is None:
+            return True
+        is_asked_again = self._retry_failed and not same_run(self._run, outcome.run)
+        return not is_asked_again and is_final(outcome, self._result_type)
 
     def intend(self, requests: Sequence[Request]) -> None:
         """See `Store.intend`.
@@ -76,7 +98,7 @@ class LedgerStore:
         Raises:
             SinkError: the reply might not be kept; do not send the request.
         """
-        self._writer.intend([request.key for request in requests], self._endpoint)
+        self._writer.intend([request.key for request in requests], self._endpoint, self._run)
 
     def record(self, request: Request, outcome: Outcome) -> None:
         """See `Store.record`.
@@ -89,13 +111,15 @@ class LedgerStore:
                 request.key,
                 request.content if self._keep_requests else None,
                 outcome,
-                at_us=self._writer.now_us(),
+                at_us=max(self._writer.now_us(), self._after_us + 1),
                 fresh=self._fresh,
                 endpoint=self._endpoint,
                 model=self._model,
                 cost_usd=self._price(outcome) if self._price is not None else None,
                 files=len(request.files),
                 origin=request.origin,
+                run=self._run,
+                result_type=self._result_type,
             )
         )
 

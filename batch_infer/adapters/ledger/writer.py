@@ -22,7 +22,7 @@ from batch_infer.contract.ledger import (
     Intent,
     LogStart,
     Recorded,
-    decode_answer,
+    decode_outcome,
     encode,
     payload_of,
     precedence,
@@ -94,14 +94,14 @@ class LedgerWriter:
                     loss_window_s,
                 )
 
-    def intend(self, keys: Sequence[str], endpoint: str = "") -> None:
-        """Records that one request for these keys is about to be sent.
+    def intend(self, keys: Sequence[str], endpoint: str = "", run: str = "") -> None:
+        """Records that one request for these keys is about to be sent, by this run.
 
         Raises:
             SinkError: its reply might not be kept; do not send it.
         """
         self._log.check()
-        self._log.append(encode(Intent(self.now_us(), tuple(keys), endpoint)))
+        self._log.append(encode(Intent(self.now_us(), tuple(keys), endpoint, run)))
 
     def record(self, record: Recorded) -> None:
         """Appends one outcome.
@@ -113,30 +113,28 @@ class LedgerWriter:
             frame = encode(record)
         except ValueError as error:
             raise SinkError(f"The reply to request {record.key} was not kept: {error}.") from error
-        if record.failed:
-            self._log.append(frame)
-        else:
-            self._log.append(frame, record.key, precedence(record.at_us, fresh=record.fresh))
+        rank = precedence(record.at_us, fresh=record.fresh, failed=record.failed)
+        self._log.append(frame, record.key, rank)
 
-    def find(self, keys: Sequence[str], since: float | None = None) -> dict[str, Outcome]:
-        """Answers that this writer recorded itself. `since`: see `Ledger.find`."""
-        least = 0 if since is None else precedence(round(since * 1e6), fresh=True)
+    def find(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """Outcomes that this writer recorded itself."""
         found = {}
-        for key, (rank, offset, length, log) in self._recent.find(keys).items():
-            if rank < least:
-                continue
+        for key, (_, offset, length, log) in self._recent.find(keys).items():
             payload = payload_of(self._log.read(log, offset, length))
             try:
-                answer = payload and decode_answer(payload)
+                outcome = payload and decode_outcome(payload)
             except msgspec.MsgspecError:
                 continue
-            if answer and answer[0] == key:
-                found[key] = answer[1]
+            if outcome and outcome[0] == key:
+                found[key] = outcome[1]
         return found
 
-    def twins(self) -> TwinLogs | None:
-        """The logs of other writers of this name, followed while they grow; `None` on stores without append."""
-        return TwinLogs(self._files, self._name, self._log.name) if isinstance(self._log, GrowingLog) else None
+    def twins(self, name: str, is_read: Callable[[str], bool]) -> TwinLogs | None:
+        """The logs of other writers whose names begin with `<name>-`, or are it; `None` on stores without append.
+
+        `is_read`: see `TwinLogs`.
+        """
+        return TwinLogs(self._files, name, self._log.name, is_read) if isinstance(self._log, GrowingLog) else None
 
     def now_us(self) -> int:
         """The time to record, in microseconds since 1970."""

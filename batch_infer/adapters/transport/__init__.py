@@ -43,7 +43,7 @@ class Transport(Protocol):
 
         Raises:
             Transient: the request cannot have reached the endpoint (`kind` `connect`, `dns`, `connect_timeout`,
-                `pool_timeout`, `not_sent`).
+                `pool_timeout`, `send_failed`).
             Ambiguous: it may have (`kind` `timeout`, `reset`, `truncated`, `corrupt_reply`, `reply_too_large`).
             JobRejected: TLS verification failed (`kind` `tls`), or the URL or a header is invalid (`kind`
                 `invalid_url`, `invalid_header`).

@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     "pool_timeout": Kind(
         Transient, "no connection became free in time", "Lower the concurrency, or allow more connections."
     ),
-    "not_sent": Kind(
+    "send_failed": Kind(
         Transient,
         "the connection broke before the whole request was sent",
         "Check whether the endpoint or a proxy refuses requests of this size.",

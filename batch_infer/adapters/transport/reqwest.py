@@ -64,7 +64,7 @@ KIND_BY_CAUSE: tuple[tuple[str, str, bool], ...] = (
     ("timed out", "connect_timeout", True),
     (CONNECTING, "connect", True),
     ("received fatal alert: CertificateRequired", "tls", False),
-    ("error writing a body to connection", "not_sent", False),
+    ("error writing a body to connection", "send_failed", False),
     ("end of file before message length reached", "truncated", False),
     ("unexpected EOF", "truncated", False),
     ("unexpected end of file", "truncated", False),

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from batch_infer.adapters.wire.google_errors import read_exhausted
 from batch_infer.contract.errors import (
     PROMPT_EXCERPT_CHARS,
     Ambiguous,
@@ -29,6 +30,8 @@ BILLING_CODES = re.compile(
     r"|PerDay",
     re.IGNORECASE,
 )
+CREDIT_WORDS = re.compile(r"credit balance is too low", re.IGNORECASE)
+"""Anthropic says so in a 400."""
 CONTEXT_CODES = re.compile(
     r"context_length|context length|exceed_context_size|maximum context|prompt is too long|too many tokens",
     re.IGNORECASE,
@@ -53,6 +56,9 @@ REFUSED = {
 }
 """No row can succeed: what it is called, and what to do next."""
 
+IN_REPLY = {"overloaded_error": 529, "rate_limit_error": 429, "billing_error": 402, "authentication_error": 401}
+"""Anthropic's error types that may come inside a 200, and the status that each stands for."""
+
 
 def error_of(
     where: str, status: int, headers: Mapping[str, str], body: bytes, now: datetime | None = None
@@ -66,7 +72,8 @@ def error_of(
         body: The response's body; only its error message, shortened, reaches the user.
         now: The time against which a `Retry-After` date is read.
     """
-    code, text = _error_text(body)
+    said_object = _error_object(body)
+    code, text = _error_text(said_object)
     said = f": {text}" if text else ""
     details: dict[str, Any] = {
         "status": status,
@@ -77,6 +84,10 @@ def error_of(
 
     if status in THROTTLE:
         wait = retry_after_s(headers, now)
+        exhausted = read_exhausted(said_object)
+        if exhausted is not None:
+            searched = "quota_per_day" if exhausted.for_today else ""
+            wait = exhausted.retry_after_s if wait is None else wait
         return _throttle(where, said, searched, should_retry=should_retry, wait_s=wait, details=details)
     if 300 <= status < 400:
         return JobRejected(
@@ -92,6 +103,8 @@ def error_of(
     if should_retry != "false" and (may_pass or should_retry == "true"):
         wait = retry_after_s(headers, now)
         return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", retry_after_s=wait, **details)
+    if CREDIT_WORDS.search(text):
+        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {REFUSED[402][1]}", kind="billing", **details)
     kind = "server_error" if may_pass else "bad_request"
     if CONTEXT_CODES.search(searched):
         kind = "context_length"
@@ -139,7 +152,9 @@ def error_in_reply(where: str, error: Any) -> EndpointError:
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 600:
         return error_of(where, code, {}, body)
-    _, text = _error_text(body)
+    _, text = _error_text(error)
+    if isinstance(error, dict) and error.get("type") in IN_REPLY:
+        return error_of(where, IN_REPLY[error["type"]], {}, body)
     return Ambiguous(f"endpoint {where}: HTTP 200 with an error inside: {text}", kind="error_in_reply", status=200)
 
 
@@ -174,14 +189,20 @@ def _finite(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _error_text(body: bytes) -> tuple[str, str]:
-    """The error's code or type, and its message, from the forms that servers use; shortened and without keys."""
+def _error_object(body: bytes) -> Any:
+    """The error in a body: the object that describes it, or text."""
     try:
         value = msgspec.json.decode(body[:65536])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body[:1000].decode("utf-8", "replace").strip()
-        return "", "" if text.startswith("<") else _shorten(text)
-    error = value.get("error", value) if isinstance(value, dict) else value
+        return "" if text.startswith("<") else text
+    if isinstance(value, list) and value:
+        value = value[0]  # Google's form
+    return value.get("error", value) if isinstance(value, dict) else value
+
+
+def _error_text(error: Any) -> tuple[str, str]:
+    """The error's code or type, and its message, from the forms that servers use; shortened and without keys."""
     if not isinstance(error, dict):
         return "", _shorten(str(error))
     code = " ".join(str(error[name]) for name in ("code", "type", "error_code", "status") if error.get(name))

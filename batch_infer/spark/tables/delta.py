@@ -23,6 +23,7 @@ from batch_infer.contract.table import (
     Transaction,
     how_to_get_delta,
     merge_statement,
+    quoted,
 )
 from batch_infer.spark.tables.filesystem import Files
 
@@ -129,7 +130,9 @@ def check_merge_key(df: DataFrame, merge_key: Sequence[str]) -> None:
     Raises:
         SinkError: with some of the keys that occur more than once.
     """
-    twice = df.groupBy(*merge_key).count().where("count > 1").limit(_EXAMPLES).collect()
+    twice = (
+        df.groupBy(*(F.col(quoted(name)) for name in merge_key)).count().where("count > 1").limit(_EXAMPLES).collect()
+    )
     if twice:
         examples = "; ".join(", ".join(f"{name}={row[name]!r}"[:100] for name in merge_key) for row in twice)
         raise SinkError(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
 
@@ -48,6 +49,11 @@ class Files:
             )
         if not path:
             raise ConfigError("the output's path is empty. Give a folder to write the table to.")
+        if ":" in path.rstrip("/").rpartition("/")[2]:
+            raise ConfigError(
+                f"the output's name {path.rstrip('/').rpartition('/')[2]!r} holds a colon, which Hadoop's file systems "
+                "cannot have in a name. Write to another one; the folders above it may hold colons."
+            )
         self._jvm = spark._jvm  # noqa: SLF001 - Spark has no public file API
         try:
             hadoop_path = self._jvm.org.apache.hadoop.fs.Path(path)
@@ -125,14 +131,24 @@ class Files:
         """Writes a small file; on disks and HDFS it appears whole or not at all."""
         folder, _, name = path.rpartition("/")
         draft = f"{folder}/.{name}.draft"
+        self.rewrite_text(draft, text)
+        self.delete(path)
+        self.rename(draft, path)
+
+    def rewrite_text(self, path: str, text: str) -> None:
+        """Writes a small file in place: it is there all the time, and for a moment not whole."""
         with _explained("write", path):
-            stream = self._fs.create(self._path(draft), True)
+            stream = self._fs.create(self._path(path), True)
             try:
                 stream.write(bytearray(text.encode()))
             finally:
                 stream.close()
-        self.delete(path)
-        self.rename(draft, path)
+
+
+def read_parquet(spark: SparkSession, *paths: str, schema: StructType | str | None = None) -> DataFrame:
+    """A Parquet table at paths that are names, not patterns: `[`, `{`, `*` and `?` stand for themselves."""
+    reader = spark.read.option("__globPaths__", "false")
+    return (reader if schema is None else reader.schema(schema)).parquet(*paths)
 
 
 @contextmanager

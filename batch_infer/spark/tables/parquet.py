@@ -22,7 +22,7 @@ from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
 from batch_infer.contract.table import Siblings
-from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables.filesystem import Files, read_parquet
 
 SUCCESS = "_SUCCESS"
 
@@ -91,7 +91,7 @@ def existing_schema(spark: SparkSession, files: Files) -> StructType | None:
     """The table's columns; `None` when it holds no data file to tell them."""
     if not _data_files(files, files.root):
         return None
-    return spark.read.parquet(files.root).schema
+    return read_parquet(spark, files.root).schema
 
 
 def partition_columns(files: Files) -> list[str]:
@@ -161,7 +161,7 @@ def _stage(df: DataFrame, files: Files, names: Siblings, partition_by: Sequence[
         raise
     paths = [f"{names.staging}/{name}" for name in _data_files(files, names.staging)]
     # From the files' footers: what is counted is what can be read back.
-    return int(df.sparkSession.read.parquet(*paths).count()) if paths else 0
+    return int(read_parquet(df.sparkSession, *paths).count()) if paths else 0
 
 
 def _data_files(files: Files, folder: str, inner: str = "") -> list[str]:

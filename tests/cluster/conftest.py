@@ -66,8 +66,12 @@ class Driver:
 
     def query(self, query, *, action, rows, parts, ledger):
         """Runs a query over `rows(id, body)` and `asked(id, r)`."""
-        self._send({"query": query, "action": action, "rows": rows, "parts": parts, "ledger": str(ledger)})
+        self.submit_query(query, action=action, rows=rows, parts=parts, ledger=ledger)
         return self.result()
+
+    def submit_query(self, query, *, action, rows, parts, ledger):
+        """Starts such a query."""
+        self._send({"query": query, "action": action, "rows": rows, "parts": parts, "ledger": str(ledger)})
 
     def _send(self, job):
         self.process.stdin.write(json.dumps(job) + "\n")

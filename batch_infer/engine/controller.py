@@ -2,7 +2,8 @@
 
 Endpoints that limit rates need a paced rate; endpoints that limit slots need a window. So there are both:
 
-1. The window starts at 8 and grows with every accepted request while it is used (slow start).
+1. The window starts at 2 (at 8 where the user has set a limit) and grows with every accepted request while it is used
+   (slow start).
 2. Slow start ends with a throttle, when replies take much longer than at first (they queue), or when a larger window
    has not brought more replies for 3 rounds. The window then is 1.5 times what the best rate keeps busy.
 3. The first throttle of an epoch cuts the rate to 0.97 of what was accepted lately, for 10 s. What was sent before the
@@ -23,7 +24,9 @@ from collections import deque
 from batch_infer.engine.latency import QUEUE_S, Latencies
 from batch_infer.engine.trials import Trials
 
-FIRST_WINDOW = 8.0
+FIRST_WINDOW = 2.0
+FIRST_WINDOW_TOLD = 8.0
+"""The same where the user has set some limit of this endpoint: it is no server with two slots."""
 DOUBLING_UP_TO = 16.0
 """Window up to which slow start doubles it every round; then it grows by half, so that a queue is noticed in time."""
 HEADROOM = 1.5
@@ -79,6 +82,7 @@ class Controller:
     Args:
         now: The caller's clock, in seconds.
         most: The user's own `max_concurrency`; `None`: none.
+        is_told: Whether the user has set a limit on requests or tokens.
 
     Attributes:
         window: Requests that may be in flight.
@@ -86,8 +90,8 @@ class Controller:
         epoch: Grows with every cut.
     """
 
-    def __init__(self, now: float, most: float | None = None) -> None:
-        self.window = FIRST_WINDOW
+    def __init__(self, now: float, most: float | None = None, *, is_told: bool = False) -> None:
+        self.window = FIRST_WINDOW if most is None and not is_told else FIRST_WINDOW_TOLD
         self.rate: float | None = None
         self.epoch = 0
         self._most = math.inf
@@ -254,10 +258,11 @@ class Controller:
     def _start(self, now: float, in_flight: int, replies: int) -> None:
         self._used = used = 2 * in_flight >= self.window
         self._round_replies += replies
-        if used and not self._latencies.may_queue:
-            gain = replies if self.window < DOUBLING_UP_TO else 0.5 * replies
+        is_small = self.window < DOUBLING_UP_TO
+        if used and not self._latencies.may_queue and not (is_small and self._latencies.are_late()):
+            gain = replies if is_small else 0.5 * replies
             self.window = min(self.window + gain, self._most)
-        if self._queue():
+        if self._queue() or (is_small and self._latencies.are_late(surely=True)):
             self._end_start(now)
         elif now - self._round_from >= max(ROUND_S, ROUND_LATENCIES * self._latencies.mean_s):
             self._end_round(now, used)

@@ -7,12 +7,17 @@ first is short, so the first ones are judged mildly.
 from __future__ import annotations
 
 import math
+from collections import deque
 
 BLOCK = 32
 """Replies whose mean latency is looked at; the mean of 32 with a log-normal spread of 0.5 is off by 10%."""
-FIRST_BLOCK = 8
+FIRST_BLOCK = 4
+MAY_QUEUE_FROM = 8
 EARLY = 2.0
-"""Times the mean of the first 8 replies from which on the next 8 are taken to queue."""
+"""Times the mean of the first replies from which on the next ones are taken to queue."""
+LATE = ((4, 1.5), (12, 1.6))
+"""At a small window: how many of the latest replies must take how many times as long as the first. By the first pair
+they may queue, by the second they do."""
 REMEMBERED_S = 150.0
 """The least mean of a block is what replies take when they do not queue. It is remembered for one to two such times,
 since prompts change."""
@@ -35,9 +40,15 @@ class Latencies:
         self._least_since = now
         self._replies = 0
         self._sum_s = 0.0
+        self._latest: deque[tuple[int, float]] = deque()
+        self._latest_replies = 0
 
     def add(self, now: float, replies: int, latency_s: float) -> None:
         """Takes note of replies; `latency_s` is their sum."""
+        self._latest.append((replies, latency_s))
+        self._latest_replies += replies
+        while self._latest_replies - self._latest[0][0] >= LATE[-1][0]:
+            self._latest_replies -= self._latest.popleft()[0]
         self._replies += replies
         self._sum_s += latency_s
         mean_s = self._sum_s / self._replies
@@ -69,9 +80,19 @@ class Latencies:
     @property
     def may_queue(self) -> bool:
         """Whether the first replies look so. Decided when a block is full."""
-        if self._least_s is not None or self._first_s is None or self._replies < FIRST_BLOCK:
+        if self._least_s is not None or self._first_s is None or self._replies < MAY_QUEUE_FROM:
             return False
         return self._far_above(self.mean_s, self._first_s, EARLY)
+
+    def are_late(self, *, surely: bool = False) -> bool:
+        """Whether the latest few replies took much longer than the first ones; `surely`: more of them, and longer."""
+        wanted, times = LATE[surely]
+        replies, sum_s = 0, 0.0
+        for count, latency_s in reversed(self._latest):
+            replies, sum_s = replies + count, sum_s + latency_s
+            if replies >= wanted:
+                return self._first_s is not None and self._far_above(sum_s / replies, self._first_s, times)
+        return False
 
     def _far_above(self, mean_s: float, least_s: float, times: float) -> bool:
         return mean_s > max(times * least_s, least_s + QUEUE_S)

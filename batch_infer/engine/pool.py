@@ -78,7 +78,7 @@ class Pool:
         self._random = random
         self._members: dict[Hashable, Member] = {}
         self._buckets: dict[int, Bucket] = {}
-        self._controller = Controller(now, self._most_in_flight())
+        self._controller = Controller(now, self._most_in_flight(), is_told=limits != Limits())
         self._untouched = set(DIMENSIONS)
         self._closed_until = -math.inf
         self._throttled = 0

@@ -156,3 +156,25 @@ def test_a_job_says_what_bound_it_and_keeps_to_it(spark, start_endpoint, tmp_pat
     assert "requests per minute" in summary.bound_by
     assert took <= 1.05 * 30
     assert busiest(arrivals, 10.0) <= 1.1 * 200
+
+
+@pytest.mark.timeout(900)
+def test_a_rate_that_falls_and_rises_again_is_followed(spark, start_endpoint):
+    """50, then 15, then 50 requests a second, 200 s each; nothing is configured."""
+    phases, each_s = (50, 15, 50), 200
+    endpoint = start_endpoint("changing", requests_per_minute=3000, burst=50, latency_s=0.5)
+    thread = threading.Thread(target=write, args=(parts(spark, [11_000, 11_000]), "changing"))
+    thread.start()
+    endpoint.wait_until("requests", at_least=1, timeout_s=60)
+    began = time.monotonic()
+    for number, rate in enumerate(phases[1:], start=1):
+        time.sleep(began + number * each_s - time.monotonic())
+        endpoint.configure(requests_per_minute=rate * 60)
+    thread.join(400)
+    took, refused, arrivals = figures(endpoint, "50, 15, 50 a second")
+    allowed = sum(rate * min(max(took - number * each_s, 0), each_s) for number, rate in enumerate(phases))
+    answered = endpoint.stats()["status_counts"]["200"]
+    print(f"{answered / allowed:.3f} of what was allowed, {refused / len(arrivals):.4f} refused")
+    assert answered == 22_000
+    assert answered >= 0.93 * allowed
+    assert refused <= 0.03 * len(arrivals)

@@ -33,7 +33,7 @@ def test_when_an_executor_dies_the_rest_has_the_whole_budget_within_five_seconds
         endpoint, standalone_cluster.url, conf=standalone_cluster.conf, fields={"requests_per_minute": RPM}
     )
     rows = 2400
-    # Without a shuffle: an executor that dies takes no other stage's output with it, which Spark would make anew.
+    # Without a shuffle, an executor that dies takes no other stage's output with it, which Spark would make anew.
     driver.submit_query("SELECT * FROM asked", action="write", rows=rows, parts=8, ledger=tmp_path / "ledger")
     driver.wait_until_asked(endpoint, 600)
     busy = {pid: asking_workers(pid, endpoint.base_url) for pid in standalone_cluster.executors()}

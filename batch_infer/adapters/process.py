@@ -19,7 +19,7 @@ from batch_infer.adapters.tokens import Token, TokenSource
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.contract.endpoint import Endpoint
-from batch_infer.engine.window import Batch
+from batch_infer.engine.batches import Batch
 
 
 class WorkerProcess:

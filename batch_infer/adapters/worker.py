@@ -31,12 +31,14 @@ from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.structured import ReplyReader
 from batch_infer.contract.typed import TypeJson
+from batch_infer.engine.asking import Send
+from batch_infer.engine.batches import Batch, Bounds, Finished
 from batch_infer.engine.clock import SystemClock
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.tokens import DEFAULT_COMPLETION_TOKENS
-from batch_infer.engine.window import Batch, Bounds, Finished, Run, Send
+from batch_infer.engine.window import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

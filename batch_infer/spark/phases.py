@@ -23,7 +23,7 @@ from batch_infer.contract.reply import Failure, Outcome
 from batch_infer.contract.request import Request
 from batch_infer.contract.rows import Shape
 from batch_infer.contract.table import quoted
-from batch_infer.engine.window import Batch
+from batch_infer.engine.batches import Batch
 from batch_infer.spark.arrow import column_of, requests_of, typed
 from batch_infer.spark.tables.filesystem import read_parquet
 from batch_infer.spark.udf import ColumnPlan, Columns, current_task, iterator_udf

@@ -17,7 +17,7 @@ from pyspark.sql import functions
 from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.rows import Shape, column_ddl
-from batch_infer.engine.window import Batch
+from batch_infer.engine.batches import Batch
 from batch_infer.spark.arrow import column_of, requests_of, typed
 
 HAS_ARROW_UDF = hasattr(functions, "arrow_udf")

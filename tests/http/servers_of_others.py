@@ -21,11 +21,12 @@ from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.request import Request
 from batch_infer.contract.structured import ReplyReader
+from batch_infer.engine.batches import Batch, Bounds
 from batch_infer.engine.clock import SystemClock
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
-from batch_infer.engine.window import Batch, Bounds, Run
+from batch_infer.engine.window import Run
 
 START_TIMEOUT_S = 60.0
 KEY = "key-of-nobody"

@@ -15,7 +15,7 @@ from batch_infer.adapters.worker import CallPlan, answer
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.request import Request
-from batch_infer.engine.window import Batch
+from batch_infer.engine.batches import Batch
 
 
 @pytest.fixture

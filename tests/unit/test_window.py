@@ -12,11 +12,12 @@ from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Thr
 from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
+from batch_infer.engine.batches import Batch, Bounds
 from batch_infer.engine.permits import Ending
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
-from batch_infer.engine.window import Batch, Bounds, Run
+from batch_infer.engine.window import Run
 
 
 def request(text, tokens=1):

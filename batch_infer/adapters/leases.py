@@ -20,6 +20,9 @@ from batch_infer.engine.tally import Tally
 
 OWN_SHARE_INTERVAL_S = 0.1
 """Between grants of a task to itself."""
+FIRST_ANSWER_S = 2.0
+"""A driver that answered when the task began has so long to answer again once it is open: opening it may have taken
+longer than the first grant was good (a model server that starts, a secret that is fetched)."""
 
 _log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -72,6 +75,8 @@ class Leases:
 
     async def keep(self) -> None:
         """Grants the task a share of its own whenever there is no good grant of the driver. Runs until cancelled."""
+        if self._leased_until:
+            self._leased_until = max(self._leased_until, self._clock.now() + FIRST_ANSWER_S)
         while True:
             now = self._clock.now()
             if now < self._leased_until:

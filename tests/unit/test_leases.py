@@ -103,3 +103,25 @@ def test_a_driver_that_falls_silent_is_followed_by_the_own_share_once_its_grant_
     assert between(sent, 16, 39) == pytest.approx(23 * PER_S / SLOTS, rel=0.15)
     assert between(sent, 41, 60) == pytest.approx(19 * PER_S, rel=0.1)
     assert tally.unleased_tasks == 1
+
+
+def test_a_task_that_took_longer_to_open_than_its_first_grant_was_good_waits_for_the_next_one(caplog):
+    endpoint = build_endpoint("e", {"base_url": "http://localhost/v1", "model": "m"})
+
+    async def main(answers):
+        clock, tally = VirtualClock(), Tally()
+        leases = Leases(endpoint, SLOTS, clock, LoopStandIn(), tally)
+        leases.take(Grant(max_in_flight=1, valid_s=4.0))
+        await clock.sleep(60)  # a model server starts
+        keeping = asyncio.ensure_future(leases.keep())
+        await clock.sleep(0.01)
+        if answers:
+            await lease(leases, clock, 70)
+        else:
+            await clock.sleep(10)
+        keeping.cancel()
+        return tally.unleased_tasks, leases.permits.is_void()
+
+    assert run_virtually(main(True)) == (0, False)
+    assert not caplog.text
+    assert run_virtually(main(False)) == (1, False)

@@ -110,6 +110,8 @@ class LeasedPermits:
 
     async def acquire(self, need: Amount, *, again: bool = False) -> Permit:
         """See `Permits.acquire`."""
+        if self._seen is not None:
+            need = within(need, self._seen)
         need_vector = vector(need)
         self._refuse_what_never_fits(need_vector)
         now = self._clock.now()
@@ -130,7 +132,7 @@ class LeasedPermits:
         except BaseException:
             self._abandon(waiter)
             raise
-        return Permit(need, epoch, max(0.0, self._clock.now() - waiter.since))
+        return Permit(waiter.need, epoch, max(0.0, self._clock.now() - waiter.since))
 
     def _enter(self, waiter: _Waiter) -> None:
         if not waiter.again:
@@ -347,8 +349,14 @@ class LeasedPermits:
             raise refusal
 
     def _reject_what_never_fits(self) -> None:
+        self._least = None
         for index in range(len(self._queue) - 1, -1, -1):
             waiter = self._queue[index]
+            if self._seen is not None:
+                before, waiter.need = waiter.vector, within(waiter.need, self._seen)
+                waiter.vector = vector(waiter.need)
+                for d in DIMENSIONS:
+                    self._waiting[d] += waiter.vector[d] - before[d]
             refusal = too_large(waiter.vector, self._seen) if self._seen else None
             if refusal is not None:
                 self._remove(index)
@@ -380,6 +388,19 @@ class LeasedPermits:
             self._hurried_at = now
             self._admitted_since_take = False
             self._hurry()
+
+
+def within(need: Amount, seen: Limits) -> Amount:
+    """What is set aside where headers tell of a limit on output tokens alone (Anthropic): no more than ever fits.
+
+    Such endpoints count what a reply is, not what it may be, so `max_tokens` above the limit is no reason to refuse.
+    """
+    most = seen.output_tokens_per_minute
+    if most is None:
+        return need
+    if seen.tokens_per_minute is not None:
+        most = min(most, seen.tokens_per_minute - need.input_tokens)
+    return need if most < 0 or need.output_tokens <= most else Amount(need.requests, need.input_tokens, most)
 
 
 def too_large(need: Vector, limits: Limits) -> RowRejected | None:

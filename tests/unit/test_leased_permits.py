@@ -208,6 +208,32 @@ def test_a_request_that_no_limit_ever_allows_is_refused_at_once():
         assert refused.value.kind == "too_large"
 
 
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Limits(output_tokens_per_minute=100),
+        Limits(tokens_per_minute=110, output_tokens_per_minute=200),
+    ],
+)
+def test_max_tokens_above_an_output_limit_that_headers_tell_is_no_reason_to_refuse(seen):
+    async def scenario(permits, clock, hurries):
+        permits.take(Grant(max_in_flight=1, valid_s=100))
+        permit = await permits.acquire(ONE)
+        tasks = asking(permits, clock, [], Amount(1, 10, 16_000))
+        await clock.sleep(1)
+        permits.settle(permit, Ending.ACCEPTED, seen=seen)
+        await clock.sleep(1)
+        waited = tasks[0].result()
+        permits.settle(waited, Ending.ACCEPTED, used=Amount(1, 10, 20))
+        later = await permits.acquire(Amount(1, 10, 16_000))
+        assert (waited.need, later.need) == (Amount(1, 10, 100), Amount(1, 10, 100))
+        permits.settle(later, Ending.ACCEPTED, used=Amount(1, 10, 20))
+        standing = permits.standing()
+        assert (standing.spent, standing.waiting) == (Amount(3, 20, 40), Amount())
+
+    virtual(scenario)
+
+
 def test_a_request_that_waits_is_refused_when_the_endpoint_tells_of_a_limit_below_it():
     async def scenario(permits, clock, hurries):
         permits.take(Grant(max_in_flight=1, valid_s=100))

@@ -16,6 +16,7 @@ from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Row
 from batch_infer.engine.clock import Clock
 from batch_infer.engine.estimate import OutputEstimate
+from batch_infer.engine.patience import Patience
 from batch_infer.engine.permits import Ending, Permit, Permits
 from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.store import Store
@@ -77,15 +78,17 @@ class Asking:
         self._on_finished = on_finished
         self._on_unsent = on_unsent
         self._answered_once = False
-        self._acquiring: set[asyncio.Task[None] | None] = set()
+        self._patience = Patience(clock, policy.throttle_deadline_s)
 
     def halt(self, reason: str) -> None:
         """Sends nothing further. Rows that wait are told at once, those in flight come home."""
         if self.halted is None:
             self.halted = reason
-            for task in self._acquiring:
-                if task is not None:
-                    task.cancel()
+            self._patience.interrupt()
+
+    def close(self) -> asyncio.Task[None] | None:
+        """Ends what runs beside `ask`; the task that ends with that, to be waited for."""
+        return self._patience.close()
 
     async def ask(self, rows: list[Row]) -> None:
         """Sends rows as one request until each has its outcome."""
@@ -97,9 +100,12 @@ class Asking:
         while True:
             try:
                 need = Amount(1, prompt_tokens, self._estimate.tokens * len(rows))
-                permit = await self._acquire(need, wait_s, again=state.attempts > 0)
+                permit = await self._acquire(need, wait_s, state)
             except RowRejected as error:
                 await self._give_up(rows, state, error, None)
+                return
+            if permit is None and state.is_overdue and self.halted is None:
+                await self._give_up(rows, state, self._patience.given_up(failed), None)
                 return
             if permit is None:
                 self._leave_unsent(rows, state, failed, latency_s)
@@ -109,6 +115,7 @@ class Asking:
             failed, results = await self._attempt(requests, state, permit)
             latency_s = self._clock.now() - sent_at
             self._end(permit, failed, results, latency_s)
+            self._patience.note(failed, sent_at)
             if failed is None:
                 self._answered_once = True
                 again = repairing(self._policy, state, requests[0], results[0]) if len(rows) == 1 else None
@@ -125,6 +132,7 @@ class Asking:
                 continue
             pause_s = self._after_failure(rows, state, failed)
             if pause_s is None:
+                failed = self._patience.given_up(failed) if isinstance(failed, Throttled) else failed
                 await self._give_up(rows, state, failed, round(latency_s * 1000))
                 return
             wait_s = pause_s
@@ -166,22 +174,23 @@ class Asking:
             seen=self._seen(),
         )
 
-    async def _acquire(self, need: Amount, pause_s: float, *, again: bool) -> Permit | None:
-        """A permit, after a pause; `None` when nothing further is to be sent."""
+    async def _acquire(self, need: Amount, pause_s: float, state: RetryState) -> Permit | None:
+        """A permit, after a pause; `None` when nothing further is to be sent, or the wait `is_overdue`."""
         if self.halted is not None:
             return None
-        task = asyncio.current_task()
-        self._acquiring.add(task)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._patience.begin(task, state)
         try:
             if pause_s > 0:
                 await self._clock.sleep(pause_s)
-            return await self._permits.acquire(need, again=again)
+            return await self._permits.acquire(need, again=state.attempts > 0)
         except asyncio.CancelledError:
-            if self.halted is None or self.stopped:
+            if (self.halted is None and not state.is_overdue) or self.stopped:
                 raise
+            getattr(task, "uncancel", int)()  # the worker goes on; before Python 3.11 nobody counts
             return None
         finally:
-            self._acquiring.discard(task)
+            self._patience.end(task)
 
     def _leave_unsent(self, rows: list[Row], state: RetryState, failed: EndpointError | None, latency_s: float) -> None:
         """Rows of a halted run: those that were sent before end with the error of their last attempt."""

@@ -57,6 +57,10 @@ class RetryState:
     ambiguous: int = 0
     throttled: int = 0
     repairs: int = 0
+    throttled_at: float | None = None
+    """When it was throttled first: until then it waited for its turn, and no deadline runs."""
+    is_overdue: bool = False
+    """Its wait for a permit was ended, because the deadline is over."""
 
 
 def repairing(
@@ -88,9 +92,10 @@ def wait_before_retry(
     """
     if isinstance(error, Throttled):
         state.throttled += 1
+        state.throttled_at = now if state.throttled_at is None else state.throttled_at
         wait = random() * min(THROTTLE_CAP_S, THROTTLE_BASE_S * 2.0 ** min(state.throttled - 1, 16))
         ready_at = now + max(wait, error.retry_after_s or 0.0)
-        return wait if ready_at - state.started_at <= policy.throttle_deadline_s else None
+        return wait if ready_at - state.throttled_at <= policy.throttle_deadline_s else None
     if isinstance(error, Ambiguous):
         state.ambiguous += 1
         if state.ambiguous > policy.max_ambiguous_retries:

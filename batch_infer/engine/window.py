@@ -126,8 +126,7 @@ class Run:
         if self._error is None:
             self._error = error
         self._asking.stopped = True
-        for task in (*self._workers, *([self._reader] if self._reader else [])):
-            task.cancel()
+        self._cancel_all()
         self._changed.set()
 
     def halt(self, reason: str) -> None:
@@ -139,10 +138,14 @@ class Run:
 
     async def close(self) -> None:
         """Cancels whatever is in flight. Idempotent."""
+        await asyncio.gather(*self._cancel_all(), return_exceptions=True)
+
+    def _cancel_all(self) -> list[asyncio.Task[None]]:
         tasks = [*self._workers, *([self._reader] if self._reader else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        watching = self._asking.close()
+        return tasks if watching is None else [*tasks, watching]
 
     # Reading
 

@@ -13,7 +13,9 @@ from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds
+from batch_infer.engine.leased import LeasedPermits
 from batch_infer.engine.permits import Ending
+from batch_infer.engine.pool import Pool
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
@@ -590,3 +592,57 @@ def test_halting_ends_waiting_for_a_limit_or_a_pause_at_once():
     kinds = [(o.failure.kind, o.attempts) for o in flat(finished)]
     assert kinds == [("server_error", 1), ("rate_limited", 1), ("not_sent", 0)]
     assert took < 1
+
+
+# The throttle deadline, under permits that slow down
+
+
+class LeasedBySelf(LeasedPermits):
+    """Permits of a pool that is asked directly, every 100 ms."""
+
+    def __init__(self, clock, limits=None):
+        super().__init__(limits or Limits(), clock, lambda: 0.5, lambda: None)
+        self._pool, self._time = Pool(limits or Limits(), clock.now(), lambda: 0.5), clock
+
+    async def keep(self):
+        while True:
+            self.take(self._pool.exchange("task", self.standing(), self._time.now()))
+            await self._time.sleep(0.1)
+
+
+def answer_under_leases(rows, server, *, deadline_s, limits=None, **options):
+    async def main():
+        clock = VirtualClock()
+        permits = LeasedBySelf(clock, limits)
+        keeping = asyncio.ensure_future(permits.keep())
+        policy = RetryPolicy(throttle_deadline_s=deadline_s)
+        run = Run(batches_of(rows, 64), server, permits, NoStore(), clock, policy=policy, random=lambda: 0.5, **options)
+        finished = [batch async for batch in run.results()]
+        keeping.cancel()
+        return flat(finished), clock.now()
+
+    return run_virtually(main())
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1.0, 60.0, 3600.0])
+def test_an_endpoint_that_throttles_for_ever_ends_every_waiting_row_at_the_deadline(retry_after_s):
+    def refuse(prompt, nth):
+        raise Throttled("HTTP 429", kind="rate_limited", status=429, retry_after_s=retry_after_s)
+
+    outcomes, took = answer_under_leases([str(i) for i in range(200)], Server(refuse), deadline_s=30)
+    assert took < 40
+    assert {(o.failure.kind, o.failure.status, o.failure.retryable) for o in outcomes} == {("rate_limited", 429, True)}
+    assert all("throttle_deadline_s" in o.failure.message for o in outcomes)
+
+
+def test_waiting_for_ones_turn_at_a_slow_limit_is_no_waiting_through_throttles():
+    def rarely(prompt, nth):
+        if nth == 1 and int(prompt) % 20 == 19:
+            raise Throttled("HTTP 429", kind="rate_limited", status=429)
+        return 0.1
+
+    outcomes, took = answer_under_leases(
+        [str(i) for i in range(100)], Server(rarely), deadline_s=60, limits=Limits(requests_per_minute=30)
+    )
+    assert took > 180
+    assert [o.failure for o in outcomes if o.failure] == []

@@ -213,7 +213,7 @@ def test_an_endpoint_has_one_budget_whatever_it_is_called(service):
         return build_endpoint(name, {"base_url": "http://localhost/v1", "model": model, **fields})
 
     one = service.budget(endpoint("one", requests_per_minute=60))
-    assert service.budget(endpoint("another", requests_per_minute=60)) is one
+    assert service.budget(endpoint("another", requests_per_minute=9000)) is one
     assert service.budget(endpoint("one", model="n")) is not one
     assert service.budget(endpoint("one", requests_per_minute=6000)) is one
     assert one.limits == Limits(requests_per_minute=6000)
@@ -304,3 +304,15 @@ def test_a_task_is_told_once_to_send_nothing_further(service, connect, budget):
     ):  # fmt: skip
         assert heard.enough.wait(20)
     assert told == ["enough"]
+
+
+def test_another_name_of_an_endpoint_does_not_undo_its_limits():
+    fields = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
+    with DriverService("127.0.0.1") as service:
+        budget = service.budget(build_endpoint("slow", {**fields, "requests_per_minute": 60, "max_concurrency": 2}))
+        assert service.budget(build_endpoint("free", fields)) is budget
+        assert budget.limits == Limits(requests_per_minute=60, max_concurrency=2)
+        service.budget(build_endpoint("other", {**fields, "requests_per_minute": 600, "max_concurrency": 1}))
+        assert budget.limits == Limits(requests_per_minute=60, max_concurrency=1)
+        service.budget(build_endpoint("slow", {**fields, "requests_per_minute": 900}))
+        assert budget.limits == Limits(requests_per_minute=600, max_concurrency=1), "registered anew"

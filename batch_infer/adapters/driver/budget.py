@@ -9,8 +9,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable
+from functools import reduce
 
 from batch_infer.contract.limits import Grant, Limits, Standing
+from batch_infer.engine.dimensions import tighter
 from batch_infer.engine.pool import Pool, PoolState
 
 EXPIRY_INTERVAL_S = 0.5
@@ -34,15 +36,21 @@ class Budget:
         random: Callable[[], float] = random.random,
     ) -> None:
         self.limits = limits
+        self._by_name: dict[str, Limits] = {}
         self._clock = clock
         self._random = random
         self._lock = threading.Lock()
         self._pool = Pool(limits, clock(), random)
         self._next_expiry = 0.0
 
-    def allow(self, limits: Limits) -> None:
-        """Takes the user's limits as they are now. Other ones than before begin a pool anew; its members join again."""
+    def allow(self, limits: Limits, name: str = "") -> None:
+        """Takes the user's limits as they are now, under one name of the endpoint; of several names the tightest bind.
+
+        Other ones than before begin a pool anew; its members join again.
+        """
         with self._lock:
+            self._by_name[name] = limits
+            limits = reduce(tighter, self._by_name.values())
             if limits != self.limits:
                 self.limits = limits
                 self._pool = Pool(limits, self._clock(), self._random)

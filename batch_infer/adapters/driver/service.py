@@ -142,13 +142,14 @@ class DriverService:
     def budget(self, endpoint: Endpoint) -> Budget:
         """The one budget of an endpoint, whatever it is called here.
 
-        An endpoint that is given other limits begins a budget anew; calls that run already share the new one.
+        An endpoint that is given other limits begins a budget anew; calls that run already share the new one. Of
+        several names for it, each with limits of its own, the tightest bind: none of them is to be exceeded.
         """
         with self._lock:
             budget = self._budgets.get(endpoint.identity)
             if budget is None:
                 budget = self._budgets[endpoint.identity] = Budget(endpoint.limits)
-        budget.allow(endpoint.limits)
+        budget.allow(endpoint.limits, endpoint.name)
         return budget
 
     def find_call(self, call_id: str) -> Call | None:

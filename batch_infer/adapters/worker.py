@@ -223,6 +223,7 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
         run=plan.run,
         fresh=plan.fresh,
         retry_failed=plan.retry_failed,
+        fail_fast=plan.fail_on_error,
         result_type=type_digest(plan.result_type),
         twins=writer.twins(f"{task.stage}-{task.partition}", ledger.reads),
     )

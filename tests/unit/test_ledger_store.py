@@ -194,6 +194,19 @@ def test_failures_are_asked_again_when_that_is_wanted_but_once_a_run(root):
     assert store(root, fresh=True, run="fourth").find([key_of(1)]) == {}
 
 
+@pytest.mark.parametrize("again", ["retry_failed", "fresh"])
+def test_a_failure_that_ended_the_run_is_asked_again_when_the_run_is_continued_so(root, again):
+    first = store(root, run="one.1", fail_fast=True, fresh=again == "fresh")
+    first.record(request(1), REFUSED)
+    first.record(request(2), answer("kept"))
+    first.close()
+    continued = store(root, run="one.2", fail_fast=True, **{again: True})
+    assert continued.find([key_of(1), key_of(2)]).keys() == {key_of(2)}
+    continued.record(request(1), REFUSED)
+    assert key_of(1) in continued.find([key_of(1)])
+    assert key_of(1) in store(root, run="one.2", fail_fast=True).find([key_of(1)])
+
+
 def test_a_newer_failure_that_may_pass_sends_the_request_again(root):
     failed(root, REFUSED, clock=Ticking(1000))
     failed(root, FAILED, clock=Ticking(2000))

@@ -31,6 +31,8 @@ class LedgerStore:
         fresh: Do not answer from the ledger, but with what this run itself has asked, in an earlier attempt of a
             task or before it was continued. What is recorded takes precedence over all earlier answers.
         retry_failed: Find no failures but this run's own.
+        fail_fast: A failure ends the run. So, with `fresh` or `retry_failed`, one that ended the run is asked again
+            once it is continued: found, it would only end it once more.
         result_type: A digest of the type asked for: a failure to be of another type is not found.
         keep_requests: Whether prompts and messages are recorded.
         twins: Where what the same task's other evaluations record is found at once.
@@ -47,6 +49,7 @@ class LedgerStore:
         run: str = "",
         fresh: bool = False,
         retry_failed: bool = False,
+        fail_fast: bool = False,
         result_type: str = "",
         keep_requests: bool = True,
         twins: TwinLogs | None = None,
@@ -59,6 +62,7 @@ class LedgerStore:
         self._run = run
         self._fresh = fresh
         self._retry_failed = retry_failed
+        self._fail_fast = fail_fast
         self._result_type = result_type
         self._keep_requests = keep_requests
         self._twins = twins
@@ -90,6 +94,8 @@ class LedgerStore:
         if outcome.failure is None:
             return True
         is_asked_again = self._retry_failed and not same_run(self._run, outcome.run)
+        if self._fail_fast and (self._fresh or self._retry_failed):
+            is_asked_again = outcome.run != self._run
         return not is_asked_again and is_final(outcome, self._result_type)
 
     def intend(self, requests: Sequence[Request]) -> None:

@@ -163,3 +163,9 @@ def test_paths_and_uris_open_what_they_name(tmp_path):
         assert files.root == str(tmp_path)
     with pytest.raises(SinkError, match="cannot be opened"):
         open_files("nosuch://bucket/x")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "s3n"])
+def test_a_ledger_beside_an_output_that_spark_writes_to_s3_is_found_there(tmp_path, scheme):
+    files = open_files(f"{scheme}://bucket/out.ledger?region=eu-west-1", tmp_path)
+    assert (files._fs.type_name, files._at("log")) == ("s3", "bucket/out.ledger/log")

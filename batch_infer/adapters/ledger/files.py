@@ -100,7 +100,8 @@ def open_files(root: str | os.PathLike[str], cache: Path | None = None) -> Files
     """The directory at a path or URI; nothing is made yet.
 
     Args:
-        root: A local path, `file://`, or a URI that `pyarrow.fs` knows (`hdfs://`, `s3://`, `gs://`, `abfs://`).
+        root: A local path, `file://`, or a URI that `pyarrow.fs` knows (`hdfs://`, `s3://`, `gs://`, `abfs://`);
+            `s3a://`, as Spark writes it, is `s3://`.
         cache: Where copies of remote files stay on this machine; a private directory of this user by default.
 
     Raises:
@@ -112,7 +113,7 @@ def open_files(root: str | os.PathLike[str], cache: Path | None = None) -> Files
     if text.startswith("file:"):
         return LocalFiles(Path(unquote(urlsplit(text).path)))
     try:
-        filesystem, base = arrow_fs.FileSystem.from_uri(text)
+        filesystem, base = arrow_fs.FileSystem.from_uri(re.sub(r"^s3[an]:", "s3:", text))  # Spark's names for S3
     except (OSError, pa.ArrowException) as error:
         raise SinkError(f"The ledger at {text} cannot be opened: {_reason(error)}.") from error
     return RemoteFiles(filesystem, base, text, cache)

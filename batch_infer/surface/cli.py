@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,7 +11,7 @@ from datetime import timedelta
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.adapters.local.models import LOCAL_MODELS
 from batch_infer.adapters.local.weights import ensure_weights
-from batch_infer.contract.errors import BatchInferError
+from batch_infer.contract.errors import BatchInferError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,13 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _look_after(options: argparse.Namespace) -> str:
+    age = _check(options)
     ledger = Ledger.existing(options.path)
     if options.action == "compact":
         return f"{ledger.compact():,} rows added to {options.path}/table; {ledger.compact_index():,} key files"
     if options.action == "purge":
-        age = timedelta(days=options.older_than_days) if options.older_than_days is not None else None
         purged = ledger.purge(older_than=age, endpoint=options.endpoint, keys=options.key)
-        return f"{purged.outcomes:,} outcomes purged, {purged.freed_bytes:,} bytes freed"
+        said = f"{purged.outcomes:,} outcomes purged, {purged.freed_bytes:,} bytes freed"
+        if purged.busy:
+            said += f"\n{len(purged.busy):,} logs were left as they are, because tasks write to them: purge again later"
+        return said
     audit = ledger.audit()
     cost = "unknown" if audit.cost_usd is None else f"${audit.cost_usd:,.4f}"
     return (
@@ -53,3 +57,23 @@ def _look_after(options: argparse.Namespace) -> str:
         f"{audit.billed_again:,} billed more than once\n"
         f"{audit.logs:,} logs, {audit.size_bytes:,} bytes; {audit.torn_tails:,} torn, {audit.corrupt_records:,} corrupt"
     )
+
+
+def _check(options: argparse.Namespace) -> timedelta | None:
+    """The age that `purge` was given.
+
+    Raises:
+        ConfigError: an option is wrong, or of another action.
+    """
+    given = {"--older-than-days": options.older_than_days, "--endpoint": options.endpoint, "--key": options.key}
+    if options.action != "purge" and (extra := [name for name, value in given.items() if value is not None]):
+        raise ConfigError(f"{extra[0]} is for purge; {options.action} is of the whole ledger.")
+    for key in options.key or ():
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            raise ConfigError(f"--key {key!r}: a request key is 32 hexadecimal digits, as request_key shows them.")
+    days = options.older_than_days
+    if days is None:
+        return None
+    if not 0 <= days <= timedelta.max.days:
+        raise ConfigError(f"--older-than-days {days:g}: it is a number of days, 0 or more; 0 purges all there is.")
+    return timedelta(days=days)

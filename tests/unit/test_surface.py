@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from batch_infer.adapters.ledger import LedgerWriter
+from batch_infer.adapters.ledger import Ledger, LedgerWriter
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.ledger import record_of
 from batch_infer.contract.progress import Counters
@@ -137,14 +137,40 @@ def test_purging_without_a_condition_is_refused(ledger, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("action", ["audit", "compact", "purge"])
+@pytest.mark.parametrize(
+    ("action", "options", "said"),
+    [
+        ("purge", ["--older-than-days", "-1"], "--older-than-days -1"),
+        ("purge", ["--older-than-days", "nan"], "--older-than-days nan"),
+        ("purge", ["--older-than-days", "inf"], "--older-than-days inf"),
+        ("purge", ["--key", "A" * 32], "32 hexadecimal digits"),
+        ("audit", ["--endpoint", "e"], "--endpoint is for purge"),
+        ("compact", ["--key", "a" * 32], "--key is for purge"),
+    ],
+)
+def test_options_that_would_purge_too_much_or_nothing_are_refused(ledger, capsys, action, options, said):
+    assert main(["ledger", action, ledger, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert Ledger.open(ledger).audit().outcomes == 1
+
+
+def test_a_purge_says_what_it_left_because_somebody_writes_to_it(ledger, capsys):
+    writer = LedgerWriter(ledger, "live")
+    try:
+        assert main(["ledger", "purge", ledger, "--endpoint", "e"]) == 0
+        assert "1 logs were left as they are" in capsys.readouterr().out
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("action", [["audit"], ["compact"], ["purge", "--key", "a" * 32]])
 @pytest.mark.parametrize("place", ["absent", "file", "folder"])
 def test_a_path_that_is_no_ledger_is_refused_and_nothing_is_made_there(tmp_path, capsys, action, place):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
     path = str(tmp_path / place)
-    assert main(["ledger", action, path, "--key", "a" * 32]) == 2
+    assert main(["ledger", action[0], path, *action[1:]]) == 2
     assert f"error: there is no ledger at {path}" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 

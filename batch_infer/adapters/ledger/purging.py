@@ -79,10 +79,12 @@ def purge(
         keys: Records of these `request_key`s.
 
     Raises:
-        ConfigError: nothing was given.
+        ConfigError: nothing was given, or an age below 0.
     """
     if older_than is None and endpoint is None and keys is None:
         raise ConfigError("purge() needs `older_than`, `endpoint` or `keys`: delete the directory to delete it all.")
+    if older_than is not None and older_than < timedelta(0):
+        raise ConfigError(f"purge(older_than={older_than}): an age is not below 0.")
     condition = _Condition(older_than, endpoint, keys)
     files.prepare()
     outcomes = intents = rewritten = damaged = freed = 0

@@ -30,7 +30,7 @@ from batch_infer.spark.tables import check_target, write_table
 from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.udf import ColumnPlan
 from batch_infer.spark.watch import OnProgress, Watch
-from batch_infer.spark.work_folder import WorkFolder
+from batch_infer.spark.work_folder import ADDING, WorkFolder
 
 AUDIT_BELOW_BYTES = 256 * 1024 * 1024
 """A ledger up to this size is audited after a job: 6 CPU seconds a million records."""
@@ -81,6 +81,8 @@ class RunSummary:
     """Tasks that could not hear from the driver for a while, and kept to a share of their own of the limits."""
     stopped_early: str | None = None
     """Why not all was sent ("because …": `max_error_ratio`, `stop_after_failures`); `None`: all was."""
+    mode: str = ""
+    """How the table was written: error, overwrite, append or merge."""
 
 
 def run(
@@ -213,7 +215,9 @@ def run(
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
     in_doubt = _in_doubt(where, plan.call.run)
     return _with_limits(
-        _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt), watch
+        _summary(output, where, seen, time.monotonic() - started, is_priced=is_priced, in_doubt=in_doubt),
+        watch,
+        work.mode,
     )
 
 
@@ -223,8 +227,8 @@ def _call_of(plan: ColumnPlan) -> Call:
     return call
 
 
-def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
-    """The summary, with what the endpoint's limits and the job's own did."""
+def _with_limits(summary: RunSummary, watch: Watch, mode: str) -> RunSummary:
+    """The summary, with what the endpoint's limits and the job's own did, and the mode."""
     totals = watch.call.progress().totals()
     return replace(
         summary,
@@ -232,6 +236,7 @@ def _with_limits(summary: RunSummary, watch: Watch) -> RunSummary:
         waiting_s=totals.waiting_s,
         bound_by=watch.bound_by,
         unleased_tasks=totals.unleased_tasks,
+        mode=mode,
         stopped_early=watch.stopped_early if "not_sent" in summary.errors else None,
     )
 
@@ -267,6 +272,8 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     call = find_call(plan.call.call_id)
     totals = call.progress().totals() if call is not None else Counters()
     again = "the same command again, or with mode='resume',"
+    if mode in ADDING:  # interrupted before its input was kept, there is nothing to resume, and that would overwrite
+        again = "the same command again"
     if plan.call.fresh or plan.call.retry_failed:  # the same command again would ask once more what it has asked
         again = "it again with mode='resume'" if mode != "resume" else "the same command again"
     return (

@@ -101,7 +101,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.stopped_early is not None:
         never = summary.errors.get("not_sent", 0)
         lines.append(f"stopped early, {summary.stopped_early}: {never:,} rows were never sent")
-        lines.append("Run it again with mode 'resume' to send them and what failed; what is answered is kept.")
+        lines.append(_how_to_send_the_rest(summary.mode))
     lines.append(f"output: {summary.output}")
     lines.append(f"ledger: {summary.ledger} (what is in it is never paid for again)")
     return lines
@@ -109,3 +109,14 @@ def summary_lines(summary: RunSummary) -> list[str]:
 
 def _count(tokens: int | None) -> str:
     return "no" if tokens is None else f"{tokens:,}"
+
+
+def _how_to_send_the_rest(mode: str) -> str:
+    if mode == "merge":
+        return "Run it again to send them and what failed; what is answered is kept."
+    if mode == "append":
+        return (
+            "This run's rows are in the table. To send them and what failed, take these rows out and run it again; "
+            "what is answered is kept. Not with mode 'resume', which would now replace the whole table."
+        )
+    return "Run it again with mode 'resume' to send them and what failed; what is answered is kept."

@@ -76,12 +76,13 @@ class Sender:
         return text
 
     def _check(self, result: Reply | EndpointError, reader: ReplyReader) -> Reply | EndpointError:
-        if isinstance(result, EndpointError) or (result.tool_calls and not result.text):
+        if isinstance(result, EndpointError):
             return result
         text = ""
         try:
             for text in result.choices or (result.text or "",):
-                reader.read(text)
+                if text or not result.tool_calls:
+                    reader.read(text)
         except TypeMismatch as mismatch:
             is_cut = result.finish_reason == "length"
             why = f"{mismatch}." + (

@@ -194,15 +194,19 @@ def _result(outcome: Outcome | None, reader: ReplyReader) -> Any:
         return None
     if reply.embedding is not None:
         return reply.embedding
-    if not reply.text:  # tool calls alone
-        return reply.text if reader.result_type == "string" else None
-    return reader.read(reply.text)
+    return _said(reply.text, reader)
 
 
 def _choices(reply: Reply | None, reader: ReplyReader) -> list[Any] | None:
     if reply is None or not reply.choices:
         return None
-    return [reader.read(text) for text in reply.choices]
+    return [_said(text, reader) for text in reply.choices]
+
+
+def _said(text: str | None, reader: ReplyReader) -> Any:
+    if not text:  # tool calls alone
+        return text if reader.result_type == "string" else None
+    return reader.read(text)
 
 
 def _details(

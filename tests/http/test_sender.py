@@ -230,3 +230,15 @@ def test_one_attempt_is_one_request():
 
 def test_any_2xx_is_a_reply():
     assert in_memory(chat("x")._replace(status=201))[0].text == "x"
+
+
+def test_of_several_choices_with_tool_calls_the_texts_are_checked():
+    called = {"message": {"content": None, "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}}
+
+    def choices(text):
+        return json_reply({"choices": [called, {"message": {"content": text}}, called]})
+
+    (reply,) = in_memory(choices("7"), result_type="integer")
+    assert reply.choices == ("", "7", "")
+    (wrong,) = in_memory(choices("seven"), result_type="integer")
+    assert isinstance(wrong, WrongReply)

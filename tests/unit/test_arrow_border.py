@@ -121,6 +121,15 @@ def test_every_field_is_typed_when_all_rows_are_null():
         assert column_of(rows, [None] * len(rows), Shape.DETAILS, ReplyReader("string"), ENDPOINT).type == full.type
 
 
+@pytest.mark.parametrize(("kind", "nothing"), [("integer", None), ("string", "")])
+def test_choices_that_are_tool_calls_alone_are_as_the_result_is(kind, nothing):
+    reply = Reply(text="", choices=("", "2"), tool_calls=(ToolCall("c", "f", "{}"),))
+    reader = ReplyReader(kind)
+    (row,) = column_of([Outcome(reply=reply)], [Request("k", "x")], Shape.DETAILS, reader, ENDPOINT).to_pylist()
+    assert row["result"] == nothing
+    assert row["choices"] == [nothing, reader.read("2")]
+
+
 def test_choices_and_tool_calls():
     reply = Reply(text="1", choices=("1", "2"), tool_calls=(ToolCall("c", "f", "{}"),))
     column = column_of([Outcome(reply=reply)], REQUESTS[:1], Shape.DETAILS, ReplyReader("integer"), ENDPOINT)

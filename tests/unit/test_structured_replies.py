@@ -118,6 +118,16 @@ def test_a_schema_is_honoured_in_full(text, words):
     assert words in problems(by_schema(SCHEMA), text)
 
 
+@pytest.mark.parametrize(("text", "is_good"), [("19.99", True), ("1e300", True), ("-0.07", True), ("19.995", False)])
+def test_multiples_of_a_fraction_are_those_of_its_decimal_number(text, is_good):
+    reader = by_schema({"type": "object", "properties": {"price": {"type": "number", "multipleOf": 0.01}}})
+    reply = f'{{"price": {text}}}'
+    if is_good:
+        assert reader.read(reply) == reply
+    else:
+        assert problems(reader, reply) == "reply.price: 19.995 is not a multiple of 0.01"
+
+
 def test_what_follows_the_schema_is_taken_and_optional_fields_may_be_absent():
     kind = struct(label="string", score="double", code="string")
     assert by_schema(SCHEMA).read('{"label": "a", "score": 1.0}') == '{"label": "a", "score": 1.0}'

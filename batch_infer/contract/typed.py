@@ -238,9 +238,12 @@ def _moment(value: Any, kind: str, path: str) -> dt.date:
     except msgspec.ValidationError:
         example = "2026-01-31" if kind == "date" else "2026-01-31T12:00:00Z"
         raise TypeMismatch(f"{path} is {value[:40]!r}, not a {kind} such as {example}") from None
-    if isinstance(moment, dt.datetime) and moment.tzinfo is None:
-        return moment.replace(tzinfo=dt.timezone.utc)
-    return moment
+    if not isinstance(moment, dt.datetime):
+        return moment
+    try:
+        return moment.replace(tzinfo=moment.tzinfo or dt.timezone.utc).astimezone(dt.timezone.utc)
+    except OverflowError:
+        raise TypeMismatch(f"{path} is {value[:40]!r}, which in UTC is not in the years 1 to 9999") from None
 
 
 def _json_name(value: Any) -> str:

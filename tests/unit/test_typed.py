@@ -127,6 +127,8 @@ def test_a_fence_inside_a_string_is_text():
         ('"2026-02-30"', "date", "'2026-02-30', not a date such as 2026-01-31"),
         ("tomorrow", "date", "'tomorrow', not a date"),
         ("2026-01-31", "timestamp", "not a timestamp such as 2026-01-31T12:00:00Z"),
+        ("9999-12-31T23:59:59-14:00", "timestamp", "in UTC is not in the years 1 to 9999"),
+        ("0001-01-01T00:00:00+14:00", "timestamp", "in UTC is not in the years 1 to 9999"),
         ('{"name":3}', struct(name="date"), "reply.name is a number, not a date as text"),
         (json.dumps({**ANN, "age": "3"}), PERSON, "reply.age is a string, not a number"),
         (json.dumps({**ANN, "tags": "a"}), PERSON, "reply.tags is a string, not an array"),

@@ -60,12 +60,17 @@ class Sender:
             try:
                 results = wire.decode(reply.body, requests)
             except EndpointError as error:
-                error.message = self._without_key(error.message)
-                error.args = (error.message,)
-                raise
+                raise self._cleaned(error) from None
+            results = [self._cleaned(one) if isinstance(one, EndpointError) else one for one in results]
             return results if self._reader is None else [self._check(result, self._reader) for result in results]
         body = self._without_key(reply.body.decode("utf-8", "replace")).encode()
-        raise error_of(self._where, reply.status, reply.headers, body)
+        raise self._cleaned(error_of(self._where, reply.status, reply.headers, body))
+
+    def _cleaned(self, error: EndpointError) -> EndpointError:
+        """The error without the key, also where the body had it in JSON's escapes."""
+        error.message = self._without_key(error.message)
+        error.args = (error.message,)
+        return error
 
     def _without_key(self, text: str) -> str:
         """What an endpoint says, which may repeat the key that it was sent."""

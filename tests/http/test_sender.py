@@ -242,3 +242,14 @@ def test_of_several_choices_with_tool_calls_the_texts_are_checked():
     assert reply.choices == ("", "7", "")
     (wrong,) = in_memory(choices("seven"), result_type="integer")
     assert isinstance(wrong, WrongReply)
+
+
+def test_a_refusal_and_an_escaped_error_do_not_hold_the_key(monkeypatch):
+    shapeless = "zx9q81secret"
+    monkeypatch.setitem(globals(), "KEY", shapeless)
+    refusal = {"choices": [{"message": {"content": None, "refusal": f"not with {shapeless}"}}]}
+    (refused,) = in_memory(json_reply(refusal))
+    assert (refused.kind, shapeless in str(refused)) == ("refusal", False)
+    escaped = "".join(f"\\u{ord(character):04x}" for character in shapeless)
+    (wrong,) = in_memory(HttpReply(400, {}, f'{{"error": {{"message": "bad {escaped}"}}}}'.encode()))
+    assert "bad [redacted]" in str(wrong)

@@ -14,6 +14,7 @@ from typing import Any
 from batch_infer.adapters.local.models import LOCAL_MODELS
 from batch_infer.adapters.secrets import databricks_config
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.providers import AZURE_V1
 
 LOCAL_TASKS = {"chat": "chat", "embed": "embeddings"}
 _EMBEDS = re.compile(r"embed|\b(?:bge|gte|e5)-", re.IGNORECASE)
@@ -61,7 +62,7 @@ def _openai(model: str) -> Mapping[str, Any]:
 def _anthropic(model: str) -> Mapping[str, Any]:
     return {
         "provider": "anthropic",
-        "base_url": os.environ.get("ANTHROPIC_BASE_URL"),
+        "base_url": os.environ.get("ANTHROPIC_BASE_URL") or None,
         "model": model,
         "api_key": "env:ANTHROPIC_API_KEY",
     }
@@ -75,10 +76,17 @@ def _azure(model: str) -> Mapping[str, Any]:
     address = os.environ.get("AZURE_OPENAI_ENDPOINT")
     if not address:
         raise ConfigError(f"endpoint 'azure/{model}': set AZURE_OPENAI_ENDPOINT to the resource's address.")
+    is_v1 = address.rstrip("/").endswith(AZURE_V1)
+    version = None if is_v1 else os.environ.get("OPENAI_API_VERSION")
+    if not version and not is_v1:
+        raise ConfigError(
+            f"endpoint 'azure/{model}': set OPENAI_API_VERSION to a version such as '2024-10-21', or let "
+            f"AZURE_OPENAI_ENDPOINT end in {AZURE_V1!r}."
+        )
     return {
         "provider": "azure",
         "base_url": address,
-        "api_version": os.environ.get("OPENAI_API_VERSION"),
+        "api_version": version,
         "model": model,
         "task": _task(model),
         "api_key": "env:AZURE_OPENAI_API_KEY",

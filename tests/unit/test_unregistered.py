@@ -39,12 +39,20 @@ def test_azure(monkeypatch):
     with pytest.raises(ConfigError, match="set AZURE_OPENAI_ENDPOINT"):
         find_endpoint("azure/dep", {})
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://x.openai.azure.com/")
-    with pytest.raises(ConfigError, match="'api_version': it is missing"):
+    with pytest.raises(ConfigError, match="set OPENAI_API_VERSION"):
         find_endpoint("azure/dep", {})
     monkeypatch.setenv("OPENAI_API_VERSION", "2024-10-21")
     found = find_endpoint("azure/dep", {})
     assert (found.base_url, found.api_version) == ("https://x.openai.azure.com", "2024-10-21")
     assert found.api_key == "env:AZURE_OPENAI_API_KEY"
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://x.openai.azure.com/openai/v1/")
+    found = find_endpoint("azure/dep", {})
+    assert (found.base_url, found.api_version) == ("https://x.openai.azure.com/openai/v1", None)
+
+
+def test_an_empty_address_of_anthropic_is_none(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "")
+    assert find_endpoint("anthropic/claude", {}).base_url == "https://api.anthropic.com"
 
 
 def test_databricks_with_a_token(monkeypatch):

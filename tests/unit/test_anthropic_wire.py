@@ -147,7 +147,10 @@ def test_system_messages_are_lifted_out():
     blocks = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     sent = of_messages({"role": "system", "content": blocks}, {"role": "system", "content": "Kind."})
     assert sent["system"] == [*blocks, {"type": "text", "text": "Kind."}]
-    assert body(parameters={"system": "From the parameters."})["system"] == "From the parameters."
+    given = {"system": "From the parameters."}
+    assert body(parameters=given)["system"] == "From the parameters."
+    both = of_messages({"role": "system", "content": "Kind."}, {"role": "user", "content": "x"}, parameters=given)
+    assert both["system"] == "From the parameters.\n\nKind."
 
 
 def test_images_become_base64_sources_and_addresses_stay_addresses():

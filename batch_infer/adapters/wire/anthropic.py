@@ -112,10 +112,13 @@ class AnthropicWire(Wire):
     def encode(self, requests: Sequence[Request]) -> bytes:
         """See `Wire.encode`."""
         (request,) = requests
-        system, turns = conversation_of(messages_of(request))
+        messages = messages_of(request)
+        if self._system:
+            messages.insert(0, {"role": "system", "content": self._system})
+        system, turns = conversation_of(messages)
         rest = {"messages": turns}
-        if system or self._system:
-            rest = {"system": system or self._system, **rest}
+        if system:
+            rest = {"system": system, **rest}
         return self._head + _encode(rest)[1:]
 
     def decode(self, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:  # noqa: ARG002

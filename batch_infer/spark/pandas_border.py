@@ -62,10 +62,25 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _to_pandas(column: pa.Array, is_struct: bool) -> Any:
-    if not is_struct:
-        return pd.Series(column.to_pylist(), dtype=object)
     rows = column.to_pylist()
+    if "map<" in str(column.type):
+        rows = [_with_maps(row, column.type) for row in rows]
+    if not is_struct:
+        return pd.Series(rows, dtype=object)
     names = [column.type.field(i).name for i in range(column.type.num_fields)]
     return pd.DataFrame(
         {name: pd.Series([None if row is None else row[name] for row in rows], dtype=object) for name in names}
     )
+
+
+def _with_maps(value: Any, kind: pa.DataType) -> Any:
+    """The value with each MAP as a dict, which Spark wants of pandas; Arrow gives pairs."""
+    if value is None:
+        return None
+    if pa.types.is_map(kind):
+        return {key: _with_maps(inner, kind.item_type) for key, inner in value}
+    if pa.types.is_list(kind):
+        return [_with_maps(item, kind.value_type) for item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _with_maps(value[field.name], field.type) for field in kind}
+    return value

@@ -184,6 +184,16 @@ CASES = [
 ]
 
 
+def test_maps_inside_go_through_pandas(spark, start_endpoint, monkeypatch):
+    from batch_infer.spark import udf
+
+    monkeypatch.setattr(udf, "HAS_ARROW_UDF", False)
+    start_endpoint("maps", rules=[Rule(text='{"m": {"a": 1.25}, "l": [{"b": 2}, null]}')])
+    kind = "STRUCT<m: MAP<STRING, DECIMAL(5,2)>, l: ARRAY<MAP<STRING, INT>>>"
+    row = spark.sql(f"SELECT ai_query('maps', 'x', returnType => '{kind}') r").first().r
+    assert (row.m, row.l) == ({"a": Decimal("1.25")}, [{"b": 2}, None])
+
+
 @pytest.mark.parametrize(("arguments", "expected"), CASES)
 def test_sparks_before_4_1_give_the_same_through_pandas(spark, endpoint, monkeypatch, arguments, expected):
     from batch_infer.spark import udf

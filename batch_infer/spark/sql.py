@@ -242,12 +242,12 @@ class _Builder:
 
     def _refuse_lambda(self, expression: Any) -> None:
         leaves = expression.collectLeaves()
-        for i in range(leaves.size()):
-            if leaves.apply(i).getClass().getSimpleName().endswith("LambdaVariable"):
-                raise ConfigError(
-                    f"{self._name} cannot be called inside a lambda such as transform(xs, x -> …): Spark would not run "
-                    "it there. Explode the array into rows, call it on them, and collect the results."
-                )
+        if any(_is_lambda_variable(leaves.apply(i)) for i in range(leaves.size())) and _has_free_variable(expression):
+            raise ConfigError(
+                f"{self._name} cannot be called inside a lambda such as transform(xs, x -> …): Spark would not run "
+                "it there. Explode the array into rows, call it on them, and collect the results. Nor does Spark run a "
+                "Python function on an argument in which one lambda uses the variable of another."
+            )
 
     def _constant(self, name: str, expression: Any) -> Any:
         """The value of a constant argument as plain Python; Spark itself turns it into JSON on the way."""
@@ -307,6 +307,24 @@ def _expect(constants: dict[str, Any], name: str, kind: type, default: Any = Non
         wanted = {str: "a STRING", bool: "true or false"}[kind]
         raise ConfigError(f"ai_query: the argument {name!r} is {wanted}; got {value!r}.")
     return value
+
+
+def _is_lambda_variable(expression: Any) -> bool:
+    return bool(expression.getClass().getSimpleName().endswith("LambdaVariable"))
+
+
+def _has_free_variable(expression: Any, bound: frozenset[str] = frozenset()) -> bool:
+    """Whether a variable is used outside the very lambda that has it: `transform(xs, x -> f(x))` by itself is none.
+
+    Spark does not evaluate a Python UDF whose argument has a lambda that uses the variable of one around it.
+    """
+    if _is_lambda_variable(expression):
+        return expression.toString() not in bound
+    if expression.getClass().getSimpleName() == "LambdaFunction":
+        variables = expression.arguments()
+        bound = frozenset(variables.apply(i).toString() for i in range(variables.size()))
+    children = expression.children()
+    return any(_has_free_variable(children.apply(i), bound) for i in range(children.size()))
 
 
 def _integer(expression: Any) -> Any:

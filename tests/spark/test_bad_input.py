@@ -57,6 +57,14 @@ REFUSED = {
     "format bare": ("ai_query('echo', body, responseFormat => '{\"type\":\"object\"}')", "bare JSON Schema"),
     "format of embeddings": ("ai_query('vectors', body, responseFormat => 'STRUCT<a: INT>')", "only chat endpoints"),
     "in a lambda": ("transform(array(body), x -> ai_query('echo', x))", "cannot be called inside a lambda", "Explode"),
+    "of lambdas that Spark cannot run": (
+        "ai_query('echo', transform(array(body), x -> struct('user' role, filter(array('a'), y -> y = x)[0] content)))",
+        "in which one lambda uses the variable of another",
+    ),
+    "in a lambda, with one inside": (
+        "transform(array(body), x -> ai_query('echo', transform(array(x), y -> struct(x AS role, y AS content))))",
+        "cannot be called inside a lambda",
+    ),
 }
 
 

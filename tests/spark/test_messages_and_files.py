@@ -65,6 +65,18 @@ def test_a_string_that_is_a_json_array_of_messages_is_messages_byte_for_byte(spa
     assert sent_messages(endpoint) == text
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "transform(array('a', body), x -> named_struct('role', 'user', 'content', x))",
+        "filter(array(named_struct('role', 'user', 'content', body)), m -> m.role = 'user')",
+    ],
+)
+def test_messages_may_be_made_with_a_lambda(spark, endpoint, messages):
+    query = f"SELECT ai_query('echo', {messages}) r FROM (SELECT concat('b', id) body FROM range(2))"
+    assert sorted(row.r for row in spark.sql(query).collect()) == ["echo: b0", "echo: b1"]
+
+
 def test_a_prompt_that_merely_looks_like_json_stays_a_prompt(spark, endpoint):
     for text in ('[{"id": 1}]', "[]", '{"role": "user", "content": "hi"}', "[WARN] disk full"):
         assert spark.createDataFrame([(text,)], "m STRING").select(bi.ai_query("echo", "m").alias("r")).first().r

@@ -17,7 +17,7 @@ import pyspark
 from py4j.protocol import Py4JJavaError
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import Column, SparkSession
-from pyspark.sql.types import _parse_datatype_json_string
+from pyspark.sql.types import ArrayType, MapType, StructType, _parse_datatype_json_string
 
 from batch_infer.contract.errors import ConfigError
 from batch_infer.spark.planning import (
@@ -262,7 +262,7 @@ class _Builder:
         schema = self._jvm.org.apache.spark.sql.types.StructType().add("value", kind)
         value = catalyst.CatalystTypeConverters.convertToScala(expression.eval(None), kind)
         row = self._jvm.org.apache.spark.sql.catalyst.expressions.GenericRowWithSchema(self._array(value), schema)
-        return msgspec.json.decode(row.json())["value"]
+        return _with_text_keys(msgspec.json.decode(row.json())["value"], _type_of(expression))
 
     def _array(self, value: Any) -> Any:
         gateway = active_session().sparkContext._gateway  # noqa: SLF001
@@ -306,6 +306,20 @@ def _expect(constants: dict[str, Any], name: str, kind: type, default: Any = Non
     if not isinstance(value, kind):
         wanted = {str: "a STRING", bool: "true or false"}[kind]
         raise ConfigError(f"ai_query: the argument {name!r} is {wanted}; got {value!r}.")
+    return value
+
+
+def _with_text_keys(value: Any, kind: Any) -> Any:
+    """The value with each MAP as an object: Spark writes one whose keys are not text as a list of keys and values."""
+    if value is None:
+        return None
+    if isinstance(kind, MapType):
+        pairs = value.items() if isinstance(value, dict) else ((pair["key"], pair["value"]) for pair in value)
+        return {str(key): _with_text_keys(inner, kind.valueType) for key, inner in pairs}
+    if isinstance(kind, ArrayType):
+        return [_with_text_keys(item, kind.elementType) for item in value]
+    if isinstance(kind, StructType):
+        return {field.name: _with_text_keys(value.get(field.name), field.dataType) for field in kind.fields}
     return value
 
 

@@ -258,12 +258,14 @@ def test_parameters_of_a_map_and_of_json_text_arrive_as_numbers(spark, endpoint)
     assert '"seed":7,' in sent
     assert '"temperature":0.5' in sent
     nested = (
-        "named_struct('thinking', named_struct('type', 'enabled', 'budget_tokens', 1024), 'logit_bias', map('5', -1))"
+        "named_struct('thinking', named_struct('type', 'enabled', 'budget_tokens', 1024), 'logit_bias', map('5', -1),"
+        " 'extra', array(map(50256, map(DATE'2026-01-31', 1))))"
     )
     spark.sql(f"SELECT ai_query('echo', 'x', modelParameters => {nested})").collect()
     body = endpoint.bodies()[-1]
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
     assert body["logit_bias"] == {"5": -1}
+    assert body["extra"] == [{"50256": {"2026-01-31": 1}}]
     spark.sql("""SELECT ai_query('echo', 'x', modelParameters => '{"stop": ["a"], "top_p": 1}')""").collect()
     assert (endpoint.bodies()[-1]["stop"], endpoint.bodies()[-1]["top_p"]) == (["a"], 1)
 

@@ -90,12 +90,11 @@ class Asking:
         """Ends what runs beside `ask`; the task that ends with that, to be waited for."""
         return self._patience.close()
 
-    async def ask(self, rows: list[Row]) -> None:
-        """Sends rows as one request until each has its outcome."""
+    async def ask(self, rows: list[Row], failed: EndpointError | None = None) -> None:
+        """Sends rows as one request until each has its outcome; `failed` is what became of a larger pack of them."""
         requests = [row.request for row in rows]
         state = RetryState(self._clock.now())
         prompt_tokens = sum(request.prompt_tokens for request in requests)
-        failed: EndpointError | None = None
         latency_s = wait_s = 0.0
         while True:
             try:
@@ -193,10 +192,14 @@ class Asking:
             self._patience.end(task)
 
     def _leave_unsent(self, rows: list[Row], state: RetryState, failed: EndpointError | None, latency_s: float) -> None:
-        """Rows of a halted run: those that were sent before end with the error of their last attempt."""
+        """Rows of a halted run: those that were sent before end with the error of their last attempt.
+
+        That error is not final: had the run gone on, they would have been sent again.
+        """
         for row in rows:
             row.attempts += state.attempts
             if failed is not None:
+                failed.retryable = True
                 self._on_finished(row, failed, round(latency_s * 1000))
                 continue
             self._on_unsent(row, self.halted or "")
@@ -231,8 +234,9 @@ class Asking:
             for row in rows:
                 row.attempts += state.attempts
             middle = len(rows) // 2
-            await self.ask(rows[:middle])
-            await self.ask(rows[middle:])
+            error.usage = None  # of the whole pack, not of each row
+            await self.ask(rows[:middle], error)
+            await self.ask(rows[middle:], error)
             return
         if error.kind in UNREACHABLE and not self._answered_once:
             raise JobRejected(

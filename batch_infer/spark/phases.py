@@ -89,7 +89,7 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
 
     for done in answer(call, current_task(), batches(), ordered=False):
         failed = [
-            (request.key, msgspec.json.encode(msgspec.structs.replace(outcome, origin=request.origin)).decode())
+            (request.key, msgspec.json.encode(_failure_of(call, request, outcome)).decode())
             for request, outcome in zip(done.requests, done.outcomes, strict=True)
             if request is not None
             and outcome is not None
@@ -100,6 +100,12 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
             yield pa.RecordBatch.from_arrays(
                 [pa.array(column, pa.string()) for column in zip(*failed, strict=True)], schema=_FAILED
             )
+
+
+def _failure_of(call: CallPlan, request: Request, outcome: Outcome) -> Outcome:
+    """A failure as it is kept: billed now, also where an earlier attempt of the task in this run has recorded it."""
+    is_known = outcome.from_ledger and outcome.run != call.run
+    return msgspec.structs.replace(outcome, origin=request.origin, from_ledger=is_known)
 
 
 def answered(prepared: DataFrame, failures: DataFrame, plan: ColumnPlan, *, unsent: str | None = None) -> DataFrame:

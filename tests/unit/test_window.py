@@ -594,6 +594,48 @@ def test_halting_ends_waiting_for_a_limit_or_a_pause_at_once():
     assert took < 1
 
 
+def test_a_pack_that_was_refused_before_the_run_was_halted_has_been_sent_and_may_be_sent_again():
+    async def main():
+        clock = VirtualClock()
+
+        async def send(requests):
+            await asyncio.sleep(1)
+            raise RowRejected("no", kind="bad_request", status=400)
+
+        run = Run(
+            batches_of(["a", "b", "c", "d"], 4), send, OpenGate(clock, 1), NoStore(), clock,
+            policy=RetryPolicy(), bounds=Bounds(rows_per_request=4), random=lambda: 0.5,
+        )  # fmt: skip
+        asyncio.get_running_loop().call_later(0.5, run.halt, "enough")
+        return [f async for f in run.results()]
+
+    outcomes = flat(run_virtually(main()))
+    assert {(o.failure.kind, o.failure.status, o.failure.retryable, o.attempts) for o in outcomes} == {
+        ("bad_request", 400, True, 1)
+    }
+
+
+def test_a_wrong_reply_whose_repair_was_cut_off_by_a_halt_is_not_final():
+    async def main():
+        clock = VirtualClock()
+
+        async def send(requests):
+            await asyncio.sleep(1)
+            reply = Reply(text="nope", usage=Usage(1, 1, 2))
+            return [WrongReply("no", kind="type_mismatch", reply=reply, correction="mend it", usage=reply.usage)]
+
+        run = Run(
+            batches_of(["a"], 1), send, OpenGate(clock, 1), NoStore(), clock,
+            policy=RetryPolicy(max_repairs=2), random=lambda: 0.5,
+        )  # fmt: skip
+        asyncio.get_running_loop().call_later(1.5, run.halt, "enough")
+        return [f async for f in run.results()]
+
+    (outcome,) = flat(run_virtually(main()))
+    assert (outcome.failure.kind, outcome.failure.retryable, outcome.attempts) == ("type_mismatch", True, 2)
+    assert outcome.usage.total_tokens == 4
+
+
 # The throttle deadline, under permits that slow down
 
 

@@ -36,6 +36,8 @@ def begun(
             _check_same_columns(read_parquet(spark, work.input), df)
         else:
             work.begin("overwrite" if mode == "resume" else mode)
+            if mode == "resume":
+                _check_nothing_is_replaced(spark, output, schema, table)
         table["mode"] = work.mode
         transaction = work.transaction if continued is not None else None
         written = check_target(spark, output, schema=schema, transaction=transaction, **table)
@@ -56,6 +58,18 @@ def same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolde
         return work, False
     work.finish()
     return earlier, True
+
+
+def _check_nothing_is_replaced(spark: SparkSession, output: str, schema: StructType, table: dict[str, Any]) -> None:
+    try:
+        check_target(spark, output, schema=schema, **{**table, "mode": "error"})
+    except ConfigError as error:
+        if "there is a table" not in str(error):
+            raise
+        raise ConfigError(
+            f"run: no run of this job was broken off, so there is nothing to resume, and there is a table at {output}. "
+            "To write it again, use mode='overwrite' (what is in the ledger costs nothing); to add to it, 'append'."
+        ) from None
 
 
 def _check_same_columns(kept: DataFrame, given: DataFrame) -> None:

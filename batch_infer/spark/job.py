@@ -124,8 +124,8 @@ def run(
         output: Where the table goes: a path.
         format: `parquet` or `delta`.
         mode: `error`, `overwrite`, `append`, (Delta) `merge`, or `resume`: continue the run that was broken off, on the
-            input as it was read then and in that run's mode; where there is none, as `overwrite`. An append or merge
-            of the very rows that a broken-off run was to add adds them once.
+            input as it was read then and in that run's mode; where there is none and no table either, begin. An append
+            or merge of the very rows that a broken-off run was to add adds them once.
         merge_key: Columns that identify a row, for `merge`.
         ledger: Where replies are kept: a path or URI that all workers share. Default: the setting
             `spark.batch_infer.ledger`, or `<output>.ledger`, a sibling that overwriting never touches.
@@ -142,7 +142,8 @@ def run(
         fail_on_error: End the job at the first row that fails for good, instead of writing its error.
         max_error_ratio: Send nothing further once more than this part of the requests asked now has failed (judged
             from the 100th on). The output is written with what there is; rows that were not sent have the error kind
-            `not_sent`, and running the job again sends them. 1 never stops.
+            `not_sent`, and `mode="resume"` sends them. An append is not made; the same command again goes on with it.
+            1 never stops.
         stop_after_failures: The same when so many requests have failed in one way before any was answered. `None`
             never stops.
         on_progress: Told the totals while the job runs.
@@ -203,6 +204,7 @@ def run(
                 opened.compact_index()
         failures = read_parquet(spark, work.failures, schema=FAILED_DDL)
         rows = answered(prepared, failures, plan, unsent=watch.call.halted)
+        _check_append_is_whole(watch, work, output)
         if written is None:
             observation = Observation()
             rows = rows.observe(observation, *_measures())
@@ -211,7 +213,7 @@ def run(
             seen: Mapping[str, Any] = observation.get
         else:
             seen = rows.agg(*_measures()).collect()[0].asDict()  # the run that was broken off had committed already
-        work.finish()
+        work.finish(is_whole=not seen["error not_sent"])
     is_priced = plan.call.endpoint.usd_per_million_prompt_tokens is not None
     in_doubt = _in_doubt(where, plan.call.run)
     return _with_limits(
@@ -219,6 +221,15 @@ def run(
         watch,
         work.mode,
     )
+
+
+def _check_append_is_whole(watch: Watch, work: WorkFolder, output: str) -> None:
+    if watch.call.halted is not None and work.mode == "append":
+        raise JobRejected(
+            f"stopped early, {watch.stopped_early}. Nothing was added to {output}: rows that were not sent could not "
+            "be taken out again. What was answered is in the ledger; run the same command again, and it goes on.",
+            kind="stopped_early",
+        )
 
 
 def _call_of(plan: ColumnPlan) -> Call:

@@ -88,9 +88,18 @@ class WorkFolder:
                 return other
         return None
 
-    def finish(self) -> None:
-        """Deletes the folder; and, of a job that replaced the whole output, what its earlier runs left."""
-        self._files.delete(self.path)
+    def finish(self, *, is_whole: bool = True) -> None:
+        """Deletes the folder; and, of a job that replaced the whole output, what its earlier runs left.
+
+        Where the table is not whole, because the run was stopped early, the folder is kept, for `resume` to write the
+        table again; a merge can simply be repeated.
+        """
+        if is_whole or self.mode in ADDING:
+            self._files.delete(self.path)
+        else:
+            kept = WorkFolder(self._files, self._folder, self._name, self._job)
+            kept.begin("overwrite")
+            self._files.rename(self.path, kept.path)
         if self.mode not in ADDING:
             for version, mode in self._others():
                 if version < self._version and mode not in ADDING:

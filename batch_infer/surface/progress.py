@@ -114,9 +114,4 @@ def _count(tokens: int | None) -> str:
 def _how_to_send_the_rest(mode: str) -> str:
     if mode == "merge":
         return "Run it again to send them and what failed; what is answered is kept."
-    if mode == "append":
-        return (
-            "This run's rows are in the table. To send them and what failed, take these rows out and run it again; "
-            "what is answered is kept. Not with mode 'resume', which would now replace the whole table."
-        )
     return "Run it again with mode 'resume' to send them and what failed; what is answered is kept."

@@ -24,7 +24,7 @@ def test_a_path_is_a_name_and_no_pattern(spark, endpoint, df, tmp_path, name):
     assert (first.succeeded, first.ledger) == (3, f"{out}.ledger")
     again = bi.run(df.union(df), **given, mode="append")
     assert (again.rows, again.asked, endpoint.stats()["requests"]) == (6, 0, 3)
-    assert bi.run(df, **given, mode="resume").asked == 0
+    assert bi.run(df, **given, mode="overwrite").asked == 0
     assert [row.result for row in read_parquet(spark, str(out)).orderBy("id").collect()] == [
         "echo: p 0", "echo: p 1", "echo: p 2"
     ]  # fmt: skip

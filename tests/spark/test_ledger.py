@@ -185,6 +185,14 @@ def test_mode_resume_continues_a_broken_run_on_the_input_as_that_run_read_it(spa
     assert not list(tmp_path.glob(".*.work")), "a finished job leaves no work folder"
 
 
+def test_mode_resume_never_replaces_a_table_that_no_broken_run_left(spark, priced, job, tmp_path):
+    assert job(rows_of(spark, 20, 20), mode="resume").rows == 20, "nothing is there: it begins"
+    with pytest.raises(bi.ConfigError, match=r"nothing to resume.*there is a table.*'overwrite'.*'append'"):
+        job(rows_of(spark, 5, 5), mode="resume")
+    assert spark.read.parquet(str(tmp_path / "out")).count() == 20
+    assert requests(priced) == 20
+
+
 def test_a_broken_fresh_job_is_resumed_without_asking_again_what_it_has_asked(spark, start_endpoint, job):
     endpoint = start_endpoint("priced", fields={"max_concurrency": 2})
     df = rows_of(spark, 40, 40)

@@ -111,6 +111,21 @@ class TestJob:
         again = self.run(spark, tmp_path, "wrong", mode="resume", retry_failed=True)
         assert (again.succeeded, again.stopped_early) == (400, None)
 
+    def test_an_append_that_is_stopped_early_adds_nothing_and_goes_on_with_the_same_command(
+        self, spark, start_endpoint, tmp_path
+    ):
+        endpoint = start_endpoint("wrong", fields={"requests_per_minute": 2400})
+        assert self.run(spark, tmp_path, "wrong", rows=50).rows == 50
+        endpoint.configure(rules=[Rule(status=500)])
+        bi.register_endpoint("wrong", base_url=endpoint.base_url, model="m", requests_per_minute=2400, max_attempts=1)
+        more = {"mode": "append", "stop_after_failures": 20}
+        with pytest.raises(bi.JobRejected, match=r"stopped early.*first.*Nothing was added.*same command again"):
+            self.run(spark, tmp_path, "wrong", **more)
+        assert spark.read.parquet(str(tmp_path / "out")).count() == 50
+        endpoint.configure(rules=[])
+        assert self.run(spark, tmp_path, "wrong", **more).succeeded == 400
+        assert spark.read.parquet(str(tmp_path / "out")).count() == 450
+
     def test_a_job_with_too_many_errors_ends_early_and_keeps_its_answers(self, spark, start_endpoint, tmp_path):
         endpoint = start_endpoint(
             "half", rules=[Rule(fraction=0.5, status=400)], latency_s=0.02, fields={"requests_per_minute": 3000}

@@ -123,7 +123,8 @@ def check_choice(*, format: str, mode: str, merge_key: Sequence[str]) -> None:  
         if value not in known:
             near = difflib.get_close_matches(str(value), known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"the output's {what} is one of {', '.join(known)}; got {value!r}.{hint}")
+            offered = (*known, "resume") if what == "mode" else known  # which is known before this is asked
+            raise ConfigError(f"the output's {what} is one of {', '.join(offered)}; got {value!r}.{hint}")
     if mode == "merge" and format != "delta":
         raise ConfigError("mode 'merge' updates rows in place, which Parquet cannot. Use format='delta'.")
     if mode == "merge" and not merge_key:

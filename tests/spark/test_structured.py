@@ -266,7 +266,7 @@ def ask_the_local_model(spark, rows):
     kind = bi.schema_to_ddl(TICKET)
     call = bi.ai_query(
         "local/chat", "prompt", response_format=form, return_type=kind, details=True,
-        model_parameters={"max_tokens": 150, "temperature": 0},
+        model_parameters={"max_tokens": 400, "temperature": 0},  # a character may be four tokens
     )  # fmt: skip
     answers = [row.r for row in prompt.select(call.alias("r")).collect()]
     assert len(answers) == rows

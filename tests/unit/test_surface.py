@@ -50,7 +50,7 @@ def test_a_summary_speaks_of_limits_only_where_there_is_something_to_say():
         "limits: bound by tokens per minute of endpoint 'e'; 3 replies asked to slow down; "
         "requests waited 1,234 s in sum" in said
     )
-    assert [line for line in said if "2 tasks could not reach the driver" in line]
+    assert [line for line in said if "could not reach the driver for a while: 2;" in line]
 
 
 def test_a_summary_of_a_job_that_was_stopped_early_says_how_many_rows_were_not_sent_and_how_to_go_on():

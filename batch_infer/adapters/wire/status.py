@@ -74,7 +74,7 @@ def error_of(
     """
     said_object = _error_object(body)
     code, text = _error_text(said_object)
-    said = f": {text}" if text else ""
+    said = f": {text.rstrip('.')}" if text else ""
     details: dict[str, Any] = {
         "status": status,
         "request_id": headers.get("x-request-id") or headers.get("request-id"),

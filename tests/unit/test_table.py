@@ -38,7 +38,7 @@ def test_an_unknown_format_is_refused_with_the_nearest_name():
 
 
 def test_an_unknown_mode_is_refused_with_the_names_that_exist():
-    with pytest.raises(ConfigError, match=r"error, overwrite, append, merge; got 'upsert'"):
+    with pytest.raises(ConfigError, match=r"error, overwrite, append, merge, resume; got 'upsert'"):
         check_choice(format="delta", mode="upsert", merge_key=())
 
 

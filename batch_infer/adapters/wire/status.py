@@ -74,7 +74,8 @@ def error_of(
     """
     said_object = _error_object(body)
     code, text = _error_text(said_object)
-    said = f": {text.rstrip('.')}" if text else ""
+    said = f": {text}" if text else ""
+    ended = said.rstrip(".") + "."
     details: dict[str, Any] = {
         "status": status,
         "request_id": headers.get("x-request-id") or headers.get("request-id"),
@@ -98,13 +99,13 @@ def error_of(
         )
     if status in REFUSED:
         kind, next_step = REFUSED[status]
-        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {next_step}", kind=kind, **details)
+        return JobRejected(f"endpoint {where}: HTTP {status}{ended} {next_step}", kind=kind, **details)
     may_pass = status in TRANSIENT or status >= 500
     if should_retry != "false" and (may_pass or should_retry == "true"):
         wait = retry_after_s(headers, now)
         return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", retry_after_s=wait, **details)
     if CREDIT_WORDS.search(text):
-        return JobRejected(f"endpoint {where}: HTTP {status}{said}. {REFUSED[402][1]}", kind="billing", **details)
+        return JobRejected(f"endpoint {where}: HTTP {status}{ended} {REFUSED[402][1]}", kind="billing", **details)
     kind = "server_error" if may_pass else "bad_request"
     if CONTEXT_CODES.search(searched):
         kind = "context_length"
@@ -119,16 +120,16 @@ def _throttle(
     where: str, said: str, searched: str, *, should_retry: str | None, wait_s: float | None, details: dict[str, Any]
 ) -> EndpointError:
     """A 429, 503 or 529: to be waited out, unless the endpoint says that waiting will not help."""
-    status = details["status"]
+    status, ended = details["status"], said.rstrip(".") + "."
     if status == 429 and BILLING_CODES.search(searched):
         return JobRejected(
-            f"endpoint {where}: the account's quota or credit is used up (HTTP 429){said}. Check its billing.",
+            f"endpoint {where}: the account's quota or credit is used up (HTTP 429){ended} Check its billing.",
             kind="billing",
             **details,
         )
     if should_retry == "false" and status == 429:
         return JobRejected(
-            f"endpoint {where}: it says that waiting will not help (HTTP 429, x-should-retry: false){said}. "
+            f"endpoint {where}: it says that waiting will not help (HTTP 429, x-should-retry: false){ended} "
             "Check the account's limits.",
             kind="quota",
             **details,
@@ -137,7 +138,7 @@ def _throttle(
         return RowRejected(f"endpoint {where}: HTTP {status}{said}", kind="overloaded", **details)
     if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
         return JobRejected(
-            f"endpoint {where}: it asks to wait {wait_s:.0f} s (HTTP {status}), longer than a job should{said}. "
+            f"endpoint {where}: it asks to wait {wait_s:.0f} s (HTTP {status}), longer than a job should{ended} "
             "Run it again after that.",
             kind="quota",
             **details,

@@ -95,8 +95,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
         lines.append(f"limits: {bound}{summary.throttled:,} replies asked to slow down; {waited}")
     if summary.unleased_tasks:
         lines.append(
-            f"limits: tasks that could not reach the driver for a while: {summary.unleased_tasks:,}; they kept to their "
-            "own share of the limits"
+            f"limits: tasks that could not reach the driver for a while: {summary.unleased_tasks:,}; they kept to "
+            "their own share of the limits"
         )
     if summary.stopped_early is not None:
         never = summary.errors.get("not_sent", 0)

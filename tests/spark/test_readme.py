@@ -12,6 +12,8 @@ import pytest
 from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
+from batch_infer.adapters.registry import find_endpoint
+from batch_infer.spark.session import _local_servers
 
 pytestmark = [pytest.mark.spark, pytest.mark.local_model]
 
@@ -27,6 +29,12 @@ def blocks(language):
 def tickets(spark):
     rows = spark.read.parquet(str(ROOT / "sample_data/tickets.parquet")).where("ticket_id <= 3")
     rows.createOrReplaceTempView("tickets")
+    said = '{"role": "assistant", "content": "So."}'
+    answers = spark.sql(f"SELECT 'Why?' AS question, named_struct('message', '{said}') AS r")
+    answers.createOrReplaceTempView("answers")
+    local = find_endpoint("local/chat", {})
+    url = _local_servers.url("chat")
+    bi.register_endpoint("support-model", base_url=url, model=local.model, max_concurrency=2)
     return rows
 
 
@@ -51,7 +59,8 @@ def test_the_dataframe_example_runs(spark, tickets, capsys):
 def test_the_python_job_example_runs(spark, tickets, tmp_path, capsys):
     (example,) = [block for block in blocks("python") if "bi.run(" in block]
     exec(example.replace("out/five", str(tmp_path / "five")), {"bi": bi, "spark": spark, "tickets": tickets})
-    assert '"total_tokens"' in capsys.readouterr().out
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(shown) == 1 + 3, "a header, and a row for each ticket"
 
 
 def test_the_endpoint_example_is_accepted():

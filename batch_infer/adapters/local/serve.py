@@ -31,6 +31,8 @@ THREADS = 1
 PROMPT_CACHE_MIB = 256
 """Memory for prompts seen before; llama.cpp's own default is 8 GiB."""
 
+MOST_TOKENS = 512
+"""Of a reply to a request that sets no `max_tokens`: so small a model sometimes never stops by itself."""
 LOG_WARNINGS = 2
 """llama.cpp's verbosity: errors and warnings, nothing for each request."""
 
@@ -71,6 +73,7 @@ def _start(path: Path, model: LocalModel, port: int) -> Any:
     params.n_ctx = model.slots * model.context_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
     params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.n_predict = MOST_TOKENS
     params.verbosity = LOG_WARNINGS
     params.ui = False
     params.endpoint_slots = False  # it shows the prompts in flight to everyone on this machine

@@ -12,7 +12,7 @@ from pyspark.sql.types import StructType
 from batch_infer.contract.errors import ConfigError
 from batch_infer.spark.ownership import Claim
 from batch_infer.spark.phases import is_same_input
-from batch_infer.spark.tables import Written, check_merge_key, check_target
+from batch_infer.spark.tables import TableExistsError, Written, check_merge_key, check_target
 from batch_infer.spark.tables.filesystem import Files, read_parquet
 from batch_infer.spark.work_folder import ADDING, WorkFolder
 
@@ -63,9 +63,7 @@ def same_as_broken_off(spark: SparkSession, work: WorkFolder) -> tuple[WorkFolde
 def _check_nothing_is_replaced(spark: SparkSession, output: str, schema: StructType, table: dict[str, Any]) -> None:
     try:
         check_target(spark, output, schema=schema, **{**table, "mode": "error"})
-    except ConfigError as error:
-        if "there is a table" not in str(error):
-            raise
+    except TableExistsError:
         raise ConfigError(
             f"run: no run of this job was broken off, so there is nothing to resume, and there is a table at {output}. "
             "To write it again, use mode='overwrite' (what is in the ledger costs nothing); to add to it, 'append'."

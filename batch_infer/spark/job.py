@@ -283,7 +283,7 @@ def _how_to_go_on(plan: ColumnPlan, ledger: str, mode: str) -> str:
     call = find_call(plan.call.call_id)
     totals = call.progress().totals() if call is not None else Counters()
     again = "the same command again, or with mode='resume',"
-    if mode in ADDING:  # interrupted before its input was kept, there is nothing to resume, and that would overwrite
+    if mode in ADDING:  # interrupted before its input was kept, there is nothing to resume, and that is refused
         again = "the same command again"
     if plan.call.fresh or plan.call.retry_failed:  # the same command again would ask once more what it has asked
         again = "it again with mode='resume'" if mode != "resume" else "the same command again"

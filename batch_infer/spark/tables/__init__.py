@@ -2,6 +2,6 @@
 
 from batch_infer.contract.table import Transaction, Written
 from batch_infer.spark.tables.delta import check_merge_key
-from batch_infer.spark.tables.write import check_target, write_table
+from batch_infer.spark.tables.write import TableExistsError, check_target, write_table
 
-__all__ = ["Transaction", "Written", "check_merge_key", "check_target", "write_table"]
+__all__ = ["TableExistsError", "Transaction", "Written", "check_merge_key", "check_target", "write_table"]

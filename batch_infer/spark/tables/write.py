@@ -28,6 +28,10 @@ def _nothing(step: str) -> None:
     del step
 
 
+class TableExistsError(ConfigError):
+    """The mode is `error`, and there is a table."""
+
+
 def check_target(
     spark: SparkSession,
     path: str,
@@ -76,7 +80,7 @@ def check_target(
                 return written
         if mode == "error":
             unfinished = format == "parquet" and not files.exists(f"{files.root}/{parquet.SUCCESS}")
-            raise ConfigError(
+            raise TableExistsError(
                 f"there is a table at {files.root}, and mode is 'error'"
                 f"{' (it has no _SUCCESS: its writer may have died)' if unfinished else ''}. "
                 "Write to another path, or with mode='overwrite' or 'append'."

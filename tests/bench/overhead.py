@@ -43,14 +43,4 @@ def measure(options: argparse.Namespace) -> None:
             done = {("off" if ledger == "off" else "on"): run(ledger, rows) for ledger in order}
             runs.append(done)
         spark.stop()
-    ratio = report.middle([pair["on"]["rows_per_s"] / pair["off"]["rows_per_s"] for pair in runs])
-    cpu = {side: report.middle([1000 * p[side]["cpu_s"] / rows for p in runs]) for side in ("on", "off")}
-    rate = {side: report.middle([p[side]["rows_per_s"] for p in runs]) for side in ("on", "off")}
-    report.table(
-        ("ledger", "rows/s", "Python CPU s / 1,000 rows"), [(side, rate[side], cpu[side]) for side in ("on", "off")]
-    )
-    print(f"   On is {ratio:.3f} of off (the median of the pairs' ratios).")
-    report.result(
-        "overhead", rows=rows, latency_ms=latency_ms, pairs=pairs, ratio=ratio, on=rate["on"], off=rate["off"],
-        on_cpu_s_per_1000_rows=cpu["on"], off_cpu_s_per_1000_rows=cpu["off"],
-    )  # fmt: skip
+    report.on_and_off("overhead", "ledger", runs, rows, latency_ms=latency_ms)

@@ -55,3 +55,19 @@ def shown(value: Any) -> str:
 
 def middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
+
+
+def on_and_off(
+    measurement: str, what: str, runs: Sequence[dict[str, dict[str, float]]], rows: int, **figures: Any
+) -> None:
+    """What pairs of runs with something `on` and `off` show: medians, and the median of the pairs' ratios."""
+    sides = ("on", "off")
+    ratio = middle([pair["on"]["rows_per_s"] / pair["off"]["rows_per_s"] for pair in runs])
+    cpu = {side: middle([1000 * pair[side]["cpu_s"] / rows for pair in runs]) for side in sides}
+    rate = {side: middle([pair[side]["rows_per_s"] for pair in runs]) for side in sides}
+    table((what, "rows/s", "Python CPU s / 1,000 rows"), [(side, rate[side], cpu[side]) for side in sides])
+    print(f"   On is {ratio:.3f} of off (the median of the pairs' ratios).")
+    result(
+        measurement, rows=rows, **figures, pairs=len(runs), ratio=ratio, on=rate["on"], off=rate["off"],
+        on_cpu_s_per_1000_rows=cpu["on"], off_cpu_s_per_1000_rows=cpu["off"],
+    )  # fmt: skip

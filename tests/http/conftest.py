@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.transport import HttpReply, Transport
 from batch_infer.adapters.transport.httpx_transport import HttpxTransport
 from batch_infer.contract.errors import EndpointError
@@ -131,3 +132,13 @@ def shipped(request: pytest.FixtureRequest) -> TransportKind:
 def http(request: pytest.FixtureRequest) -> TransportKind:
     """Each of these, and httpx over two transports that a user may bring."""
     return TransportKind(request.param)
+
+
+@pytest.fixture(scope="module")
+def process():
+    """What a worker process keeps across tasks, for this module's tests."""
+    process = WorkerProcess()
+    yield process
+    for transport in process._transports.values():
+        process.wait(transport.close())
+    process.loop.call_soon_threadsafe(process.loop.stop)

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from servers_of_others import KEY, free_port, http, run, running
 
-from batch_infer.adapters.process import WorkerProcess
-
 VERSION = "1.43.0"
 PACKAGE = "@copilotkit/aimock"
 
@@ -40,15 +38,6 @@ FIXTURES = [
     },
     {"match": {"userMessage": "hello"}, "response": {"content": "Hello back."}},
 ]
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = WorkerProcess()
-    yield process
-    for transport in process._transports.values():
-        process.wait(transport.close())
-    process.loop.call_soon_threadsafe(process.loop.stop)
 
 
 @pytest.fixture(scope="module")

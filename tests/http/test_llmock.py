@@ -7,17 +7,6 @@ from pathlib import Path
 import pytest
 from servers_of_others import free_port, http, run, running
 
-from batch_infer.adapters.process import WorkerProcess
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = WorkerProcess()
-    yield process
-    for transport in process._transports.values():
-        process.wait(transport.close())
-    process.loop.call_soon_threadsafe(process.loop.stop)
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):

@@ -6,20 +6,10 @@ import pytest
 from servers_of_others import run
 
 from batch_infer.adapters.local.server import LocalServers
-from batch_infer.adapters.process import WorkerProcess
 
 pytestmark = pytest.mark.local_model
 
 QUESTION = [{"role": "system", "content": "You are brief."}, {"role": "user", "content": "Name a colour."}]
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = WorkerProcess()
-    yield process
-    for transport in process._transports.values():
-        process.wait(transport.close())
-    process.loop.call_soon_threadsafe(process.loop.stop)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from databricks.sdk.oauth import ClientCredentials
 from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
 
 from batch_infer.adapters.credentials import Credentials, open_credentials
-from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.sender import Sender
 from batch_infer.adapters.wire.choose import open_wire
 from batch_infer.contract.content import canonical_messages
@@ -97,15 +96,6 @@ def recorder(server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.seen.clear()
     return server
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = WorkerProcess()
-    yield process
-    for transport in process._transports.values():
-        process.wait(transport.close())
-    process.loop.call_soon_threadsafe(process.loop.stop)
 
 
 def ours(process, request, *, parameters=None, response_format=None, files=(), **fields):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from batch_infer.adapters.registry import register_endpoint
+from batch_infer.adapters.providers.registry import register_endpoint
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import (
     Ambiguous,
@@ -28,13 +28,13 @@ from batch_infer.contract.errors import (
     Transient,
     WrongReply,
 )
-from batch_infer.contract.schema import schema_to_ddl
+from batch_infer.contract.json_schema import schema_to_ddl
 
 if TYPE_CHECKING:
     from batch_infer.spark.column import ai_query
+    from batch_infer.spark.functions.builder import register
     from batch_infer.spark.inference_table import inference_table
-    from batch_infer.spark.job import RunSummary
-    from batch_infer.spark.sql import register
+    from batch_infer.spark.job.run import RunSummary
     from batch_infer.spark.vectors import is_normalized
     from batch_infer.surface.run import run
 
@@ -66,9 +66,9 @@ _IN_SPARK = {
     "inference_table": "batch_infer.spark.inference_table",
     "ai_query": "batch_infer.spark.column",
     "is_normalized": "batch_infer.spark.vectors",
-    "register": "batch_infer.spark.sql",
+    "register": "batch_infer.spark.functions.builder",
     "run": "batch_infer.surface.run",
-    "RunSummary": "batch_infer.spark.job",
+    "RunSummary": "batch_infer.spark.job.run",
 }
 
 

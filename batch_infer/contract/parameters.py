@@ -170,7 +170,7 @@ def _check_json(value: Any, path: str) -> None:
 
 
 def parse_response_format(text: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The wire's `response_format` object from JSON text (a DDL is converted by `contract.typed`).
+    """The wire's `response_format` object from JSON text (a DDL is converted by `contract.result_types`).
 
     Raises:
         ConfigError: not JSON, or not one of the three documented forms.

@@ -1,6 +1,6 @@
 """Owns what differs by provider in an endpoint's fields: tasks, default address, fields of its own. Pure data.
 
-Does not know wire formats: `adapters.wire` does.
+Does not know wire formats: `adapters.providers` does.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Request:
     problem: str = ""
     """What is wrong with the row's request; it is not sent, and this is its error."""
     prompt_tokens: int = 0
-    """An estimate, made before sending (`engine.tokens`)."""
+    """An estimate, made before sending (`engine.token_estimates`)."""
     origin: int = -1
     """The row that asks, where a job numbers its rows: of equal requests, the row that is billed."""
 

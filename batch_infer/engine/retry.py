@@ -21,7 +21,7 @@ from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import Ambiguous, EndpointError, Throttled, Transient, WrongReply
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
-from batch_infer.engine.tokens import estimate_prompt_tokens
+from batch_infer.engine.token_estimates import estimate_prompt_tokens
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0

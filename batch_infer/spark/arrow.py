@@ -12,11 +12,11 @@ from batch_infer.contract.content import read_content
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import JobRejected, RowRejected
 from batch_infer.contract.reply import Failure, Outcome, Reply
+from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import CallIdentity, Request
+from batch_infer.contract.result_types import TypeJson, TypeMismatch
 from batch_infer.contract.rows import USAGE_FIELDS, Shape
-from batch_infer.contract.structured import ReplyReader
-from batch_infer.contract.typed import TypeJson, TypeMismatch
-from batch_infer.engine.tokens import estimate_prompt_tokens
+from batch_infer.engine.token_estimates import estimate_prompt_tokens
 
 _SCALARS = {
     "string": pa.string(),

@@ -15,20 +15,20 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import DataType, StringType
 
+from batch_infer.adapters.credentials.secrets import resolve, unresolved_message
 from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
-from batch_infer.adapters.registry import find_endpoint
-from batch_infer.adapters.secrets import resolve, unresolved_message
-from batch_infer.adapters.wire.choose import check_wire
-from batch_infer.adapters.worker import CallPlan
+from batch_infer.adapters.providers.choose import check_wire
+from batch_infer.adapters.providers.registry import find_endpoint
+from batch_infer.adapters.worker.task import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.json_schema import response_format_of
 from batch_infer.contract.parameters import check_parameters, near_misses, parse_response_format
+from batch_infer.contract.reply_reader import check_schema
+from batch_infer.contract.result_types import TypeJson, check_result_type, ddl_of
 from batch_infer.contract.rows import Shape
-from batch_infer.contract.schema import response_format_of
 from batch_infer.contract.secret import SecretReference
-from batch_infer.contract.structured import check_schema
-from batch_infer.contract.typed import TypeJson, check_result_type, ddl_of
 from batch_infer.spark.session import ledger_path, open_call, settings_of, task_slots
 from batch_infer.spark.udf import ColumnPlan
 

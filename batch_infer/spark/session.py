@@ -20,9 +20,9 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from batch_infer.adapters.driver.call import Call
-from batch_infer.adapters.driver.protocol import ServiceAddress
-from batch_infer.adapters.driver.service import DriverService
+from batch_infer.adapters.coordinator.call import Call
+from batch_infer.adapters.coordinator.protocol import ServiceAddress
+from batch_infer.adapters.coordinator.service import DriverService
 from batch_infer.adapters.local.server import LocalServers
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError

@@ -7,18 +7,18 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
-from batch_infer.spark import job
-from batch_infer.spark.job import RunSummary
+from batch_infer.spark.job import run as job
+from batch_infer.spark.job.run import RunSummary
 from batch_infer.surface.progress import ProgressLine
 
 
 def run(df: DataFrame, *, progress: bool = True, **options: Any) -> RunSummary:
-    """Asks an endpoint once for each row of `df`, and writes the rows with their replies; see `spark.job.run`.
+    """Asks an endpoint once for each row of `df`, and writes the rows with their replies; see `spark.job.run.run`.
 
     Args:
         df: The input.
         progress: Draw a progress line on standard error.
-        **options: `endpoint`, `prompt` or `request`, `output`, `format`, `mode`, … as `spark.job.run` has them.
+        **options: `endpoint`, `prompt` or `request`, `output`, `format`, `mode`, … as `spark.job.run.run` has them.
     """
     line = ProgressLine(str(options.get("endpoint") or "ai_query")) if progress else None
     try:

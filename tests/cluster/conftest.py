@@ -15,9 +15,9 @@ from queue import Empty, Queue
 
 import pyspark
 import pytest
-from processes import command_of, free_port, kill_tree, tree_of
 
 from batch_infer.testing import FaultEndpoint
+from tests.support.processes import command_of, free_port, kill_tree, tree_of
 
 HERE = Path(__file__).parent
 ANSWER = "@@"

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
-from batch_infer.adapters.driver import DriverService
+from batch_infer.adapters.coordinator import DriverService
 
 
 def record(target: tuple[str, int], path: Path) -> int:

@@ -9,9 +9,9 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from processes import asking_workers
 
 from batch_infer.adapters.ledger import Ledger
+from tests.support.processes import asking_workers
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(1800)]
 

@@ -7,7 +7,8 @@ import time
 from itertools import pairwise
 
 import pytest
-from processes import asking_workers
+
+from tests.support.processes import asking_workers
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from processes import kill_tree
 
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.testing import Rule
+from tests.support.paths import ROOT
+from tests.support.processes import kill_tree
 
 pytestmark = pytest.mark.spark
 
-ROOT = Path(__file__).parents[2]
 ROWS = 200
 ANSWERED = 150
 IN_FLIGHT = 8

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from batch_infer.contract.errors import ConfigError, SinkError
 from batch_infer.spark.tables import Transaction, Written, check_target, write_table
 from batch_infer.spark.tables.delta import check_session
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta]
 
@@ -28,7 +28,7 @@ DIES_BEFORE_THE_COMMIT = textwrap.dedent("""
     import os, signal, sys
     from pyspark.java_gateway import ensure_callback_server_started
     from pyspark.sql import SparkSession
-    from batch_infer.contract.table import DELTA_CATALOG, DELTA_EXTENSION
+    from batch_infer.spark.tables.rules import DELTA_CATALOG, DELTA_EXTENSION
     from batch_infer.spark.tables import Transaction, write_table
 
     path, mode, jars = sys.argv[1:]
@@ -75,7 +75,7 @@ def dies_before_the_commit(path, mode, jars):
         capture_output=True,
         timeout=150,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-3000:]
 

@@ -16,9 +16,9 @@ import httpx
 import msgspec
 import pytest
 
-from batch_infer.adapters.process import WorkerProcess
 from batch_infer.adapters.transport import HttpReply, Transport
 from batch_infer.adapters.transport.httpx_transport import HttpxTransport
+from batch_infer.adapters.worker.process import WorkerProcess
 from batch_infer.contract.errors import EndpointError
 from batch_infer.testing import EndpointConfig, FaultEndpoint
 

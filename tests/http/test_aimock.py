@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from servers_of_others import KEY, free_port, http, run, running
+
+from tests.support.servers_of_others import KEY, free_port, http, run, running
 
 VERSION = "1.43.0"
 PACKAGE = "@copilotkit/aimock"

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from batch_infer.adapters.driver import Budget, Directive, DriverClient, DriverService, Reporter
+from batch_infer.adapters.coordinator import Budget, Directive, DriverClient, DriverService, Reporter
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.limits import Amount, Limits, Standing
 from batch_infer.contract.progress import Counters, TaskId
@@ -147,7 +147,7 @@ def test_a_finished_task_leaves_its_share_to_the_others(service, connect, budget
 
 
 KILLED = """
-from batch_infer.adapters.driver import DriverClient
+from batch_infer.adapters.coordinator import DriverClient
 from batch_infer.contract.limits import Amount, Standing
 from batch_infer.contract.progress import Counters, TaskId
 client = DriverClient(arguments[0])
@@ -159,7 +159,7 @@ sys.stdin.read()
 
 
 def test_a_killed_worker_leaves_at_once(service, connect, budget, clock):
-    from test_driver_service import eventually, in_another_process
+    from tests.http.test_driver_service import eventually, in_another_process
 
     call = service.open_call("call-1", budget=budget)
     stays = Member(connect(), 0)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import pytest
 
-from batch_infer.adapters.driver import (
+from batch_infer.adapters.coordinator import (
     Directive,
     DriverClient,
     DriverRefused,
@@ -29,7 +29,7 @@ from batch_infer.contract.secret import SecretReference
 KEY = SecretReference.parse("env:BATCH_INFER_TEST_KEY")
 TASK = TaskId(1, 0, 10)
 OTHER = TaskId(1, 1, 11)
-CLIENT_LOGGER = "batch_infer.adapters.driver.client"
+CLIENT_LOGGER = "batch_infer.adapters.coordinator.client"
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def in_another_process(script, *arguments):
 
 
 ASK = """
-from batch_infer.adapters.driver import DriverClient
+from batch_infer.adapters.coordinator import DriverClient
 address, reference = arguments
 print("ready", flush=True)
 sys.stdin.buffer.readline()
@@ -134,7 +134,7 @@ def test_an_unexpected_failure_to_resolve_gives_its_class_alone(service, client,
     def broken(reference):
         raise RuntimeError("hidden-value")
 
-    monkeypatch.setattr("batch_infer.adapters.secrets.resolve", broken)
+    monkeypatch.setattr("batch_infer.adapters.credentials.secrets.resolve", broken)
     service.open_call("call-1", secrets=[KEY])
     with pytest.raises(DriverRefused, match="RuntimeError") as refusal:
         client.secret("call-1", KEY)
@@ -227,7 +227,7 @@ def test_a_broken_connection_is_replaced_unnoticed(service, relay, caplog):
 
 
 def test_a_slow_model_server_holds_up_no_heartbeat_and_is_not_started_twice_at_a_time(service, monkeypatch):
-    monkeypatch.setattr("batch_infer.adapters.driver.client.PENDING_AFTER_S", 0.05)
+    monkeypatch.setattr("batch_infer.adapters.coordinator.client.PENDING_AFTER_S", 0.05)
     starting, may_finish, under_way = threading.Event(), threading.Event(), threading.Semaphore(1)
 
     def local_address(endpoint):
@@ -411,7 +411,7 @@ def test_a_hook_that_blocks_or_fails_holds_up_no_heartbeat(service, client, capl
 
 
 KILLED = """
-from batch_infer.adapters.driver import DriverClient
+from batch_infer.adapters.coordinator import DriverClient
 from batch_infer.contract.progress import Counters, TaskId
 (address,) = arguments
 client = DriverClient(address)
@@ -435,7 +435,7 @@ def test_a_killed_worker_no_longer_counts_as_running(service):
 FORKS = """
 import os, warnings
 warnings.simplefilter("ignore")  # forking with threads is what this is about
-from batch_infer.adapters.driver import Directive, DriverClient
+from batch_infer.adapters.coordinator import Directive, DriverClient
 from batch_infer.contract.progress import Counters, TaskId
 (address,) = arguments
 client = DriverClient(address)
@@ -525,7 +525,7 @@ def test_a_service_that_hangs_does_not_hold_up_the_end_of_a_task():
 
 
 def test_reports_resume_when_the_driver_is_back(monkeypatch, caplog):
-    monkeypatch.setattr("batch_infer.adapters.driver.client.REPORT_BACKOFF_S", 0.01)
+    monkeypatch.setattr("batch_infer.adapters.coordinator.client.REPORT_BACKOFF_S", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     address = ServiceAddress("127.0.0.1", port, bytes(32))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_infer.adapters.driver import DriverClient, DriverService, DriverUnreachable, ServiceAddress
-from batch_infer.adapters.driver.protocol import (
+from batch_infer.adapters.coordinator import DriverClient, DriverService, DriverUnreachable, ServiceAddress
+from batch_infer.adapters.coordinator.protocol import (
     CHALLENGE_BYTES,
     GREETING_BYTES,
     LENGTH_BYTES,
@@ -34,7 +34,7 @@ from batch_infer.contract.secret import SecretReference
 
 TASK = TaskId(1, 2, 3)
 HEARTBEAT = Report("call-1", TASK, Counters(requests=5))
-LOGGER = "batch_infer.adapters.driver.service"
+LOGGER = "batch_infer.adapters.coordinator.service"
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_frames_that_are_not_ours_close_the_connection_and_are_logged_without_co
 
 
 def test_a_foreign_token_is_refused_and_logged_once(service, caplog, monkeypatch):
-    monkeypatch.setattr("batch_infer.adapters.driver.client.ASK_BACKOFF_S", 0.01)
+    monkeypatch.setattr("batch_infer.adapters.coordinator.client.ASK_BACKOFF_S", 0.01)
     foreign = os.urandom(32)
     client = DriverClient(ServiceAddress(service.address.host, service.address.port, foreign))
     for _ in range(2):
@@ -223,7 +223,7 @@ def test_a_foreign_token_is_refused_and_logged_once(service, caplog, monkeypatch
 
 
 def test_a_stranger_who_says_nothing_is_sent_away(monkeypatch):
-    monkeypatch.setattr("batch_infer.adapters.driver.service.STRANGER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("batch_infer.adapters.coordinator.service.STRANGER_TIMEOUT_S", 0.1)
     with DriverService("127.0.0.1") as service, Raw(service.address) as silent, Raw(service.address) as halting:
         halting.send(struct.pack(">I", 100) + b"half a")
         assert silent.is_closed()
@@ -231,7 +231,7 @@ def test_a_stranger_who_says_nothing_is_sent_away(monkeypatch):
 
 
 def test_a_worker_may_be_silent_between_reports(monkeypatch):
-    monkeypatch.setattr("batch_infer.adapters.driver.service.STRANGER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("batch_infer.adapters.coordinator.service.STRANGER_TIMEOUT_S", 0.1)
     with DriverService("127.0.0.1") as service, Raw(service.address) as raw, Raw(service.address) as stranger:
         service.open_call("call-1")
         for number in range(2):

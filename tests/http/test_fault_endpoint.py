@@ -34,8 +34,7 @@ from batch_infer.testing import (
 from batch_infer.testing.behaviour import hash_fraction
 from batch_infer.testing.rates import Bucket, RateLimits, duration
 from batch_infer.testing.replies import chat_reply, embeddings_reply, spoil
-
-ROOT = str(Path(__file__).parents[2])
+from tests.support.paths import ROOT
 
 
 class Answer(NamedTuple):
@@ -427,7 +426,7 @@ class TestProcess:
         endpoint = tell()
         chat(endpoint, "x")
         script = (
-            f"import sys; sys.path.insert(0, {ROOT!r})\n"
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
             "from batch_infer.testing import EndpointControl\n"
             f"print(EndpointControl({endpoint.base_url!r}).stats()['requests'])\n"
         )
@@ -436,7 +435,7 @@ class TestProcess:
 
     def test_it_dies_with_its_parent_even_when_that_is_killed(self) -> None:
         script = (
-            f"import sys, time; sys.path.insert(0, {ROOT!r})\n"
+            f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
             "from batch_infer.testing import FaultEndpoint\n"
             "print(FaultEndpoint().pid, flush=True)\n"
             "time.sleep(60)\n"
@@ -463,7 +462,7 @@ class TestProcess:
         process = subprocess.Popen(
             [sys.executable, "-m", "batch_infer.testing.endpoint", "--config", f"@{config}"],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": ROOT},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert process.stdout is not None
         with process.stdout:
@@ -476,6 +475,6 @@ class TestProcess:
 
     def test_a_bad_configuration_is_said_at_the_start(self) -> None:
         command = [sys.executable, "-m", "batch_infer.testing.endpoint", "--config", '{"latency_ms": 3}']
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT})
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert done.returncode == 2
         assert "latency_ms" in done.stderr

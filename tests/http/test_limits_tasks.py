@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from batch_infer.adapters import leases
-from batch_infer.adapters.driver import DriverService
-from batch_infer.adapters.worker import CallPlan, answer
+from batch_infer.adapters.coordinator import DriverService
+from batch_infer.adapters.coordinator import grants as leases
+from batch_infer.adapters.worker.task import CallPlan, answer
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.request import Request

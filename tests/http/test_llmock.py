@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers_of_others import free_port, http, run, running
+
+from tests.support.servers_of_others import free_port, http, run, running
 
 
 @pytest.fixture(scope="module")

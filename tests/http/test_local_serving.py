@@ -10,7 +10,6 @@ import subprocess
 import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -20,10 +19,9 @@ from batch_infer.adapters.local.server import LocalServers
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
 from batch_infer.adapters.transport import HttpReply
 from batch_infer.contract.errors import ConfigError
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.local_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

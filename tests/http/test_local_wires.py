@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from servers_of_others import run
 
 from batch_infer.adapters.local.server import LocalServers
+from tests.support.servers_of_others import run
 
 pytestmark = pytest.mark.local_model
 

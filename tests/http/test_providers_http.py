@@ -5,15 +5,15 @@ import json
 
 import pytest
 
-from batch_infer.adapters.credentials import open_credentials
-from batch_infer.adapters.process import WorkerProcess
-from batch_infer.adapters.sender import Sender
-from batch_infer.adapters.wire.choose import open_wire
+from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.worker.credentials import open_credentials
+from batch_infer.adapters.worker.process import WorkerProcess
+from batch_infer.adapters.worker.sender import Sender
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
 from batch_infer.contract.reply import Reply
+from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
-from batch_infer.contract.structured import ReplyReader
 from batch_infer.testing import Rule
 
 KEY = "a-key-of-no-known-shape-1"
@@ -196,7 +196,7 @@ def test_the_driver_hands_over_what_the_worker_cannot_resolve(tell, process, mon
 
 
 def test_a_token_of_databricks_sdk_comes_from_the_driver_and_again_after_a_401(tell, process, monkeypatch):
-    monkeypatch.setattr("batch_infer.adapters.secrets.databricks_config", lambda _profile: None)
+    monkeypatch.setattr("batch_infer.adapters.credentials.secrets.databricks_config", lambda _profile: None)
     endpoint = tell(api_key="second")
     driver = Driver()
     tokens = iter(["first", "second"])

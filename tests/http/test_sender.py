@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from batch_infer.adapters.sender import Sender
+from batch_infer.adapters.providers.openai import OpenAIWire
 from batch_infer.adapters.transport import HttpReply
 from batch_infer.adapters.transport.choose import open_transport
-from batch_infer.adapters.wire.openai import OpenAIWire
+from batch_infer.adapters.worker.sender import Sender
 from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import (
     Ambiguous,
@@ -20,8 +20,8 @@ from batch_infer.contract.errors import (
     WrongReply,
 )
 from batch_infer.contract.reply import Reply
+from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
-from batch_infer.contract.structured import ReplyReader
 from batch_infer.testing import FakeTransport, FaultEndpoint, Rule, embedding, json_reply
 
 KEY = "a-key-of-no-known-shape-1"

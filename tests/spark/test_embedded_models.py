@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 from pyspark.sql.types import ArrayType, FloatType, StringType
 
 import batch_infer as bi
+from tests.support.paths import SAMPLE_DATA
 
 pytestmark = [pytest.mark.spark, pytest.mark.local_model]
 
-TICKETS = str(Path(__file__).parents[2] / "sample_data" / "tickets.parquet")
+TICKETS = str(SAMPLE_DATA / "tickets.parquet")
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
 from batch_infer.testing import Rule, chat_text, count_tokens
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.spark
 
-ROOT = Path(__file__).parents[2]
 TICKETS = str(ROOT / "sample_data" / "tickets.parquet")
 
 

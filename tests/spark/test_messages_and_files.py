@@ -147,7 +147,8 @@ def custom_endpoint(monkeypatch):
     from pyspark.sql import functions as F  # noqa: N812
 
     from batch_infer.contract.endpoint import Endpoint
-    from batch_infer.spark import column, planning, sql
+    from batch_infer.spark import column, planning
+    from batch_infer.spark.functions import builder as sql
 
     made = Endpoint(name="inputs", base_url="http://localhost:1", model="m", task="custom")
     monkeypatch.setattr(planning, "find_endpoint", lambda name, settings: made)

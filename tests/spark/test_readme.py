@@ -12,12 +12,12 @@ import pytest
 from pyspark.sql import functions as F  # noqa: N812
 
 import batch_infer as bi
-from batch_infer.adapters.registry import find_endpoint
+from batch_infer.adapters.providers.registry import find_endpoint
 from batch_infer.spark.session import _local_servers
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.spark, pytest.mark.local_model]
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

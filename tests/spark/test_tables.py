@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pandas as pd
 import pyarrow.dataset as ds
@@ -18,6 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from batch_infer.contract.errors import ConfigError, SinkError
 from batch_infer.spark.tables import Transaction, Written, check_target, write_table
 from batch_infer.spark.tables import parquet as parquet_tables
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.spark
 
@@ -53,7 +53,7 @@ def dies(path, mode, step):
         capture_output=True,
         timeout=100,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 import batch_infer as bi
-from batch_infer.spark import ownership
-from batch_infer.spark.ownership import Claim, Owner
+from batch_infer.spark.job import claim as ownership
+from batch_infer.spark.job.claim import Claim, Owner
 from batch_infer.spark.tables.filesystem import Files
 from batch_infer.testing import Rule
 

@@ -4,13 +4,13 @@ import importlib.util
 import re
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-SAMPLE_DATA = Path(__file__).resolve().parents[2] / "sample_data"
+from tests.support.paths import SAMPLE_DATA
+
 CATEGORIES = {"billing", "bug", "shipping", "account", "feature_request", "other"}
 COMMON_LANGUAGES = {"en", "de", "fr", "es", "pt", "it", "nl", "pl", "tr", "ja", "zh", "ko", "ar", "he", "hi", "uk"}
 

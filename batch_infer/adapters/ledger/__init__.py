@@ -1,7 +1,7 @@
 """The ledger: what was sent, what came back, and finding it again, so that nothing is paid for twice.
 
 `LedgerStore` is what the engine calls; `LedgerWriter` writes one task attempt's log; `Ledger` finds, adds up, exports,
-compacts and purges. `files` has the layout of the directory, `contract.ledger` that of the records.
+compacts and purges. `files` has the layout of the directory, `adapters.ledger.records` that of the records.
 """
 
 from batch_infer.adapters.ledger.audit import Audit

@@ -19,7 +19,7 @@ import pyarrow as pa
 from batch_infer.adapters.ledger.catalog import LogKeys, leave_keys, log_path, new_log_name
 from batch_infer.adapters.ledger.files import LOG, Files
 from batch_infer.adapters.ledger.keys import Coverage
-from batch_infer.adapters.ledger.recent import Recent
+from batch_infer.adapters.ledger.memtable import Recent
 from batch_infer.contract.errors import SinkError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from batch_infer.adapters.ledger.catalog import current_logs, scan_of
 from batch_infer.adapters.ledger.files import Files
-from batch_infer.contract.ledger import Heading, Intent, decode_heading, same_run
+from batch_infer.adapters.ledger.records import Heading, Intent, decode_heading, same_run
 from batch_infer.contract.reply import Usage
 from batch_infer.contract.request import KEY_BYTES
 

@@ -26,8 +26,8 @@ from batch_infer.adapters.ledger.keys import (
     open_key_file,
     write,
 )
+from batch_infer.adapters.ledger.records import Heading, decode_heading, precedence
 from batch_infer.adapters.ledger.scan import Scan
-from batch_infer.contract.ledger import Heading, decode_heading, precedence
 
 _LOG_NAME = re.compile(r"(?P<base>.+)\.(?P<generation>\d+)\.log")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")

@@ -4,7 +4,7 @@ Columns, one after the other, each of `capacity` entries, then a footer:
 
     high u64 · low u64 · rank u64 · offset u64 · length u32 · log u32 · footer (JSON) · its length, CRC-32 and magic
 
-`high` and `low` are the halves of the 16-byte key, in ascending order; `rank` is `contract.ledger.precedence`; `log` is
+`high` and `low` are the halves of the 16-byte key, in ascending order; `rank` is `ledger.records.precedence`; `log` is
 an index into the footer's `logs`. 40 bytes a key. Does not know where key files are kept nor which are current.
 """
 

@@ -22,8 +22,8 @@ from batch_infer.adapters.ledger.catalog import (
     scan_of,
 )
 from batch_infer.adapters.ledger.files import LOG, Files
+from batch_infer.adapters.ledger.records import Heading, Intent, LogStart, decode_heading, encode, frame
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.ledger import Heading, Intent, LogStart, decode_heading, encode, frame
 
 
 @dataclass(frozen=True, kw_only=True)

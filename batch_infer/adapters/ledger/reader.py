@@ -39,8 +39,8 @@ from batch_infer.adapters.ledger.keys import (
     positions,
     renumbered,
 )
+from batch_infer.adapters.ledger.records import LEAST_ANSWER, decode_outcome, payload_of
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.ledger import LEAST_ANSWER, decode_outcome, payload_of
 from batch_infer.contract.reply import Outcome
 
 OPEN_LOGS = 128

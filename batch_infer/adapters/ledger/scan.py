@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 
-from batch_infer.contract.ledger import FRAME_HEADER, MARKER, MAX_PAYLOAD_BYTES
+from batch_infer.adapters.ledger.records import FRAME_HEADER, MARKER, MAX_PAYLOAD_BYTES
 
 CHUNK_BYTES = 4 * 1024 * 1024
 

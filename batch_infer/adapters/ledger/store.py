@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from batch_infer.adapters.ledger.live_logs import TwinLogs
 from batch_infer.adapters.ledger.reader import Ledger
-from batch_infer.adapters.ledger.twins import TwinLogs
+from batch_infer.adapters.ledger.records import is_final, record_of, same_run
 from batch_infer.adapters.ledger.writer import LedgerWriter
-from batch_infer.contract.ledger import is_final, record_of, same_run
 from batch_infer.contract.reply import Outcome
 from batch_infer.contract.request import Request
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from batch_infer.adapters.ledger.catalog import LogFile, current_logs, scan_of
 from batch_infer.adapters.ledger.files import TABLE, Files
-from batch_infer.contract.ledger import Recorded, decode, reply_of
+from batch_infer.adapters.ledger.records import Recorded, decode, reply_of
 
 USAGE = pa.struct(
     [

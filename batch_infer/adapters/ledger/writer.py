@@ -14,10 +14,9 @@ import msgspec
 
 from batch_infer.adapters.ledger.append import GrowingLog, Log, SegmentLog
 from batch_infer.adapters.ledger.files import Files, open_files
-from batch_infer.adapters.ledger.recent import Recent
-from batch_infer.adapters.ledger.twins import TwinLogs
-from batch_infer.contract.errors import SinkError
-from batch_infer.contract.ledger import (
+from batch_infer.adapters.ledger.live_logs import TwinLogs
+from batch_infer.adapters.ledger.memtable import Recent
+from batch_infer.adapters.ledger.records import (
     FORMAT,
     Intent,
     LogStart,
@@ -27,6 +26,7 @@ from batch_infer.contract.ledger import (
     payload_of,
     precedence,
 )
+from batch_infer.contract.errors import SinkError
 from batch_infer.contract.reply import Outcome
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
-from batch_infer.contract.table import (
+from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables.rules import (
     DELTA_CATALOG,
     DELTA_EXTENSION,
     Siblings,
@@ -25,7 +26,6 @@ from batch_infer.contract.table import (
     merge_statement,
     quoted,
 )
-from batch_infer.spark.tables.filesystem import Files
 
 _EXAMPLES = 3
 _RECENT_COMMITS = 100

@@ -21,8 +21,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
-from batch_infer.contract.table import Siblings
 from batch_infer.spark.tables.filesystem import Files, read_parquet
+from batch_infer.spark.tables.rules import Siblings
 
 SUCCESS = "_SUCCESS"
 

@@ -12,7 +12,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.table import (
+from batch_infer.spark.tables import delta, parquet
+from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables.rules import (
     Siblings,
     Transaction,
     Written,
@@ -20,8 +22,6 @@ from batch_infer.contract.table import (
     check_fit,
     check_schema,
 )
-from batch_infer.spark.tables import delta, parquet
-from batch_infer.spark.tables.filesystem import Files
 
 
 def _nothing(step: str) -> None:

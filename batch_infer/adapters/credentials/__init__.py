@@ -1,0 +1,1 @@
+"""Secrets, bearer tokens and OAuth: where they come from and when they are renewed."""

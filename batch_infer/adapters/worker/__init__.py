@@ -1,0 +1,1 @@
+"""Where a task's parts are put together, in a Python worker process."""

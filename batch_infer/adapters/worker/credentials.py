@@ -1,0 +1,87 @@
+"""Owns what a worker authenticates with: an endpoint's references resolved, here or by the driver, to a key or tokens.
+
+Does not resolve a reference itself: `adapters.credentials.secrets` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from batch_infer.adapters.coordinator.client import DriverClient, DriverError
+from batch_infer.adapters.credentials.bearer import BearerTransport, Token, TokenSource
+from batch_infer.adapters.credentials.oauth import client_credentials
+from batch_infer.adapters.credentials.secrets import Secret, resolve
+from batch_infer.adapters.providers.databricks import workspace_url
+from batch_infer.adapters.transport import Transport
+from batch_infer.adapters.worker.process import WorkerProcess
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import JobRejected
+from batch_infer.contract.secret import SecretReference
+
+SDK_TOKEN_LIFETIME_S = 900.0
+"""databricks-sdk does not say how long a token is good, and hands out the same one until it expires: asked again so
+often, and after a 401."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What requests carry: a key that the wire format puts into its header, or tokens that change; or nothing."""
+
+    api_key: str | None = field(default=None, repr=False)
+    tokens: TokenSource | None = None
+
+    def over(self, transport: Transport) -> Transport:
+        """The transport, with tokens where there are any."""
+        return transport if self.tokens is None else BearerTransport(transport, self.tokens)
+
+
+def open_credentials(
+    call_id: str, endpoint: Endpoint, process: WorkerProcess, client: DriverClient | None
+) -> Credentials:
+    """An endpoint's credentials, for one task. Blocks while references are resolved; fetches no token yet.
+
+    Raises:
+        JobRejected: a reference leads to nothing.
+        DriverError: the driver does not answer, or refuses.
+    """
+
+    def secret(name: str, reference: SecretReference) -> str:
+        value = resolve(reference)
+        if value is None and client is not None:
+            value = client.secret(call_id, reference)
+        if value is None:
+            raise JobRejected(
+                f"endpoint {endpoint.name!r}: its {name} {str(reference)!r} leads to nothing, neither on the worker "
+                "nor on the driver. Set it on the driver before running the query.",
+                kind="authentication",
+            )
+        return value
+
+    if endpoint.client_id is not None and endpoint.client_secret is not None:
+        workspace = workspace_url(endpoint.base_url)
+        client_id = secret("client_id", SecretReference.parse(endpoint.client_id))
+        client_secret = secret("client_secret", SecretReference.parse(endpoint.client_secret))
+        fetch = client_credentials(
+            repr(endpoint.name), process.transport(endpoint), workspace, client_id, client_secret
+        )
+        # The secret is part of the identity: one that was replaced must not go on under its old token.
+        return Credentials(tokens=process.tokens((workspace, client_id, Secret(client_secret)), fetch))
+    if endpoint.api_key is None:
+        return Credentials()
+    reference = SecretReference.parse(endpoint.api_key)
+    if reference.scheme != "databricks-sdk":
+        return Credentials(api_key=secret("api_key", reference))
+    # Made anew for each task, because only this call's id may ask the driver.
+    return Credentials(tokens=TokenSource(_by_sdk(lambda: secret("api_key", reference), repr(endpoint.name))))
+
+
+def _by_sdk(ask: Callable[[], str], where: str) -> Callable[[], Awaitable[Token]]:
+    async def fetch() -> Token:
+        try:
+            return Token(await asyncio.to_thread(ask), SDK_TOKEN_LIFETIME_S)
+        except DriverError as error:
+            raise JobRejected(f"endpoint {where}: {error}", kind="unreachable") from None
+
+    return fetch

@@ -1,0 +1,108 @@
+"""Owns one attempt: encode, post, classify, decode, check the type. Does not retry, wait or count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from batch_infer.adapters.providers import Wire
+from batch_infer.adapters.providers.limit_headers import limits_in
+from batch_infer.adapters.transport import Transport
+from batch_infer.adapters.transport.status import error_of
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import EndpointError, WrongReply
+from batch_infer.contract.limits import Limits
+from batch_infer.contract.reply import Reply
+from batch_infer.contract.reply_reader import ReplyReader
+from batch_infer.contract.request import Request
+from batch_infer.contract.result_types import TypeMismatch
+
+MIN_KEY_CHARS = 6
+"""Shorter ones are stand-ins, such as `none`, that servers without keys are given, and occur in common words."""
+
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+"""Where wire formats put a key."""
+
+
+class Sender:
+    """The engine's `send`, made of a wire format and a transport.
+
+    Args:
+        endpoint: For its name and timeout.
+        wire: The wire format of the endpoint's task.
+        transport: The HTTP client.
+        reader: Reads replies; a text that it cannot read is that row's `WrongReply`.
+
+    Attributes:
+        seen: What the endpoint's headers allow, as the latest reply that had any said; `None`: none has.
+    """
+
+    def __init__(self, endpoint: Endpoint, wire: Wire, transport: Transport, reader: ReplyReader) -> None:
+        self._where = repr(endpoint.name)
+        self._reader = None if endpoint.task == "embeddings" or reader.takes_any_text else reader
+        self._is_chat = endpoint.task == "chat"
+        self._timeout_s = endpoint.timeout_s
+        self._wire = wire
+        self._transport = transport
+        self.seen: Limits | None = None
+
+    async def __call__(self, requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
+        """Sends these rows as one request, once.
+
+        Raises:
+            EndpointError: nothing came back for any of them; its class says what may follow.
+        """
+        wire = self._wire
+        reply = await self._transport.post(wire.url, wire.headers, wire.encode(requests), timeout_s=self._timeout_s)
+        self.seen = limits_in(reply.headers) or self.seen
+        if 200 <= reply.status < 300:
+            try:
+                results = wire.decode(reply.body, requests)
+            except EndpointError as error:
+                raise self._cleaned(error) from None
+            results = [self._cleaned(one) if isinstance(one, EndpointError) else one for one in results]
+            return results if self._reader is None else [self._check(result, self._reader) for result in results]
+        body = self._without_key(reply.body.decode("utf-8", "replace")).encode()
+        raise self._cleaned(error_of(self._where, reply.status, reply.headers, body))
+
+    def _cleaned(self, error: EndpointError) -> EndpointError:
+        """The error without the key, also where the body had it in JSON's escapes."""
+        error.message = self._without_key(error.message)
+        error.args = (error.message,)
+        return error
+
+    def _without_key(self, text: str) -> str:
+        """What an endpoint says, which may repeat the key that it was sent."""
+        for name in KEY_HEADERS:
+            key = self._wire.headers.get(name, "").removeprefix("Bearer ")
+            if len(key) >= MIN_KEY_CHARS:
+                text = text.replace(key, "[redacted]")
+        return text
+
+    def _check(self, result: Reply | EndpointError, reader: ReplyReader) -> Reply | EndpointError:
+        if isinstance(result, EndpointError):
+            return result
+        text = ""
+        try:
+            for text in result.choices or (result.text or "",):
+                if text or not result.tool_calls:
+                    reader.read(text)
+        except TypeMismatch as mismatch:
+            is_cut = result.finish_reason == "length"
+            why = f"{mismatch}." + (
+                " It was cut off by the token limit (finish_reason 'length'): raise max_tokens."
+                if is_cut
+                else reader.hint
+            )
+            message = result.message if text == result.text else None
+            message = message or msgspec.json.encode({"role": "assistant", "content": text}).decode()
+            return WrongReply(
+                f"endpoint {self._where}: the reply is not of the form asked for: {why}",
+                kind="type_mismatch",
+                status=200,
+                usage=result.usage,
+                reply=msgspec.structs.replace(result, text=text, message=message),
+                correction=reader.correction(mismatch) if self._is_chat and not is_cut else None,
+            )
+        return result

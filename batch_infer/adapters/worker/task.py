@@ -1,0 +1,270 @@
+"""Owns a task's side of a call: what is opened for it, and the way of its batches through the engine.
+
+    Spark's iterator ──▶ feeder thread ──▶ event loop (engine.window) ──▶ the task's own thread
+
+Does not know Arrow or Spark: `spark.udf` turns batches into requests and outcomes into columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from batch_infer.adapters.coordinator.client import DriverClient, DriverError
+from batch_infer.adapters.coordinator.grants import Leases
+from batch_infer.adapters.coordinator.protocol import Directive, ServiceAddress
+from batch_infer.adapters.coordinator.reporter import Reporter
+from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
+from batch_infer.adapters.ledger.records import type_digest
+from batch_infer.adapters.local.truncate import fit, server_tokenizer
+from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.worker.credentials import open_credentials
+from batch_infer.adapters.worker.process import Feed, WorkerProcess
+from batch_infer.adapters.worker.sender import Sender
+from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
+from batch_infer.contract.progress import Counters, TaskId
+from batch_infer.contract.reply import Outcome, Reply
+from batch_infer.contract.reply_reader import ReplyReader
+from batch_infer.contract.request import CallIdentity, Request
+from batch_infer.contract.result_types import TypeJson
+from batch_infer.engine.attempts import Send
+from batch_infer.engine.batches import Batch, Bounds, Finished
+from batch_infer.engine.clock import SystemClock
+from batch_infer.engine.retry import RetryPolicy
+from batch_infer.engine.store import NoStore
+from batch_infer.engine.tally import Tally
+from batch_infer.engine.token_estimates import DEFAULT_COMPLETION_TOKENS
+from batch_infer.engine.window import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPlan:
+    """One `ai_query` of one query, as it travels to the workers. Frozen and picklable; holds no secret."""
+
+    call_id: str
+    endpoint: Endpoint
+    parameters: str
+    """`modelParameters` as JSON."""
+    response_format: str | None
+    """The wire's `response_format` as JSON."""
+    result_type: TypeJson
+    """T, in Spark's JSON form."""
+    format_type: TypeJson | None = None
+    """The type that `responseFormat` was given as, in Spark's JSON form, where it was given as DDL."""
+    fail_on_error: bool
+    slots: int
+    """Tasks that can run at the same time in the cluster, by which limits are divided."""
+    service: ServiceAddress | None
+    """The driver's service; `None` where there is none."""
+    ledger: str | None = None
+    """Path or URI of the ledger; `None` remembers nothing."""
+    run: str = ""
+    """Names the run in the ledger: the call, or the job and its continuation (`adapters.ledger.records.same_run`)."""
+    fresh: bool = False
+    """Ask again, although answers are known from other runs."""
+    retry_failed: bool = False
+    """Ask again for what failed in other runs, even where the same failure is to be expected."""
+
+    def reader(self) -> ReplyReader:
+        """Reads this call's replies; made once per task, because it may compile a JSON Schema."""
+        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
+        return ReplyReader(self.result_type, response_format, self.format_type)
+
+    def identity(self) -> CallIdentity:
+        """What all rows' keys share."""
+        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
+        return CallIdentity(
+            endpoint=self.endpoint.identity,
+            task=self.endpoint.task,
+            parameters=msgspec.json.decode(self.parameters),
+            response_format=response_format,
+        )
+
+
+def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: bool = True) -> Iterator[Finished]:
+    """Answers batches, in order unless told otherwise, with as many requests in flight as permits allow. On a worker.
+
+    Raises:
+        JobRejected: no row can succeed, or another task of this call has already found so.
+        EndpointError: a row failed for good, under `fail_on_error`.
+    """
+    process = WorkerProcess.current()
+    client = process.client(plan.service)
+    tally = Tally()
+
+    def count() -> Counters:
+        return tally.snapshot(plan.endpoint)
+
+    clock = SystemClock()
+    leases = Leases(plan.endpoint, plan.slots, clock, process.loop, tally)
+    directive = _check_in(client, plan, task, count(), leases)
+    send, sender = _open_sender(plan, process, client)
+    with contextlib.closing(_open_store(plan, process, task)) as store:
+        feed = Feed(process.loop, batches)
+        run = Run(
+            feed,
+            send,
+            leases.permits,
+            store,
+            clock,
+            policy=RetryPolicy.of(plan.endpoint),
+            bounds=bounds_of(plan),
+            fail_fast=plan.fail_on_error,
+            seen=lambda: sender.seen,
+            coalesce=plan.ledger is not None,
+            ordered=ordered,
+            tally=tally,
+        )
+
+        def stop(reason: str) -> None:
+            process.loop.call_soon_threadsafe(run.stop, JobRejected(reason, kind="stopped"))
+
+        def halt(reason: str) -> None:
+            process.loop.call_soon_threadsafe(run.halt, reason)
+
+        reporter = None
+        if client is not None:
+            reporter = Reporter(
+                client,
+                plan.call_id,
+                task,
+                count,
+                stop,
+                on_halt=halt,
+                standing=leases.permits.standing,
+                on_grant=leases.take,
+            )
+            leases.hurry = reporter.hurry
+        if directive.halt:
+            halt(directive.halt)
+        with _reporting(reporter), process.meanwhile(leases.keep()):
+            yield from _results(run, feed, process)
+
+
+def _check_in(
+    client: DriverClient | None, plan: CallPlan, task: TaskId, counters: Counters, leases: Leases
+) -> Directive:
+    """Asks the driver whether to begin at all, and for the first grant.
+
+    Raises:
+        JobRejected: the call is to stop.
+    """
+    directive = None
+    if client is not None:
+        directive = client.report(plan.call_id, task, counters, standing=leases.permits.standing())
+    if directive is None:
+        return Directive()
+    if directive.stop:
+        raise JobRejected(directive.stop, kind="stopped")
+    if directive.grant is not None:
+        leases.take(directive.grant)
+    return directive
+
+
+def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]:
+    results = run.results()
+    try:
+        feed.start()
+        while (finished := process.wait(_next(results))) is not None:
+            yield finished
+    finally:
+        feed.close()
+        process.wait(results.aclose())  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _reporting(reporter: Reporter | None) -> Iterator[None]:
+    """Heartbeats to the driver while the block runs; what ends the job is published before it is raised."""
+    if reporter is None:
+        yield
+        return
+    reporter.start()
+    try:
+        yield
+    except (EndpointError, SinkError) as error:
+        if getattr(error, "kind", None) != "stopped":
+            reporter.fatal(str(error))
+        raise
+    finally:
+        reporter.close()
+
+
+def bounds_of(plan: CallPlan) -> Bounds:
+    """Packing and reservations for a call."""
+    endpoint = plan.endpoint
+    if endpoint.task in ("embeddings", "custom"):
+        return Bounds(rows_per_request=endpoint.inputs_per_request, tokens_per_request=endpoint.tokens_per_request)
+    parameters = msgspec.json.decode(plan.parameters)
+    most = parameters.get("max_tokens") or parameters.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
+    return Bounds(completion_tokens=most * (parameters.get("n") or 1))
+
+
+def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore | LedgerStore:
+    if plan.ledger is None:
+        return NoStore()
+    endpoint = plan.endpoint
+
+    def price(outcome: Outcome) -> float | None:
+        usage = outcome.usage
+        return endpoint.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+    ledger = process.ledger(plan.ledger)
+    writer = LedgerWriter(ledger.files, f"{task.stage}-{task.partition}-{task.attempt}")
+    return LedgerStore(
+        ledger,
+        writer,
+        endpoint=endpoint.name,
+        model=endpoint.model,
+        price=price,
+        run=plan.run,
+        fresh=plan.fresh,
+        retry_failed=plan.retry_failed,
+        fail_fast=plan.fail_on_error,
+        result_type=type_digest(plan.result_type),
+        twins=writer.twins(f"{task.stage}-{task.partition}", ledger.reads),
+    )
+
+
+def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> tuple[Send, Sender]:
+    endpoint = plan.endpoint
+    is_local = endpoint.provider == "local"
+    try:
+        base_url = _local_address(plan, client) if is_local else endpoint.base_url
+        credentials = open_credentials(plan.call_id, endpoint, process, client)
+    except DriverError as error:
+        raise JobRejected(f"endpoint {endpoint.name!r}: {error}", kind="unreachable") from None
+    wire = open_wire(
+        endpoint,
+        base_url=base_url,
+        parameters=msgspec.json.decode(plan.parameters),
+        response_format=msgspec.json.decode(plan.response_format) if plan.response_format else None,
+        api_key=credentials.api_key,
+    )
+    transport = credentials.over(process.transport(endpoint))
+    sender = Sender(endpoint, wire, transport, plan.reader())
+    if not is_local or endpoint.task != "embeddings":
+        return sender, sender
+    tokenize = server_tokenizer(base_url, transport)
+
+    async def send_fitted(requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
+        inputs = await fit([str(request.content) for request in requests], tokenize)
+        return await sender([replace(request, content=text) for request, text in zip(requests, inputs, strict=True)])
+
+    return send_fitted, sender
+
+
+def _local_address(plan: CallPlan, client: DriverClient | None) -> str:
+    if client is None:
+        raise DriverError("its server runs on the driver, which this worker cannot reach.")
+    return client.local_address(plan.call_id, "embed" if plan.endpoint.task == "embeddings" else "chat")
+
+
+async def _next(results: AsyncIterator[Finished]) -> Finished | None:
+    try:
+        return await results.__anext__()
+    except StopAsyncIteration:
+        return None

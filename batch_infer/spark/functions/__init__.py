@@ -1,0 +1,1 @@
+"""The SQL functions, and how Spark is told of them."""

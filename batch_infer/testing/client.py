@@ -20,7 +20,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class EndpointControl:

@@ -103,7 +103,7 @@ class Certificate:
     """A certificate of a CA of its own, as files."""
 
     def __init__(self, folder: Path, host: str, days: tuple[int, int]) -> None:
-        now = dt.datetime.now(dt.timezone.utc)
+        now = dt.datetime.now(dt.UTC)
         ca_key = ec.generate_private_key(ec.SECP256R1())
         ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
         usage = x509.KeyUsage(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timezone
+from datetime import UTC
 from decimal import Decimal
 
 from hypothesis import strategies as st
 
-UTC = timezone.utc
+UTC = UTC
 
 
 def array(element):

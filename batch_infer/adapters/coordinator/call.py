@@ -187,7 +187,7 @@ class Call:
         for callback in callbacks:
             try:
                 callback(message)
-            except Exception:  # noqa: BLE001, PERF203 - each callback on its own; rarely more than one
+            except Exception:  # noqa: BLE001 - each callback on its own; rarely more than one
                 _log.exception("Call %s: a callback for fatal errors failed.", self.call_id)
 
     def _spawn(self, what: str, work: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from batch_infer.adapters.coordinator.client import DriverClient
 from batch_infer.adapters.coordinator.protocol import Directive
@@ -84,7 +85,7 @@ class Reporter:
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"batch-infer-reporter-{call}", daemon=True)
 
-    def start(self) -> Reporter:
+    def start(self) -> Self:
         """Begins to report. Once only."""
         self._thread.start()
         return self
@@ -116,7 +117,7 @@ class Reporter:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
-    def __enter__(self) -> Reporter:  # noqa: PYI034 - `Self` is not in Python 3.10
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

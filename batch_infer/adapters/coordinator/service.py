@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Hashable
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from batch_infer.adapters.coordinator import protocol
 from batch_infer.adapters.coordinator.budget import Budget
@@ -48,7 +48,6 @@ START_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised, not bound to by default
-_TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # two classes on Python 3.10
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ class DriverService:
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_TIMEOUT_S)
 
-    def __enter__(self) -> DriverService:  # noqa: PYI034 - `Self` is not in Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -212,8 +211,8 @@ class DriverService:
             await self._converse(reader, writer, reporting)
         except FrameError as refusal:
             self._refuse(str(refusal))
-        except (*_TIMEOUTS, OSError, asyncio.IncompleteReadError, asyncio.CancelledError) as error:
-            if isinstance(error, _TIMEOUTS) and getattr(error, "errno", None) is None:
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError) as error:
+            if isinstance(error, TimeoutError) and getattr(error, "errno", None) is None:
                 self._refuse("that was not finished in time")
             # Else the worker went away, or the service closes: the task ends here, so nothing is left to cancel.
         except Exception as error:  # noqa: BLE001 - one connection's fault must not reach the others; no content

@@ -15,7 +15,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -66,10 +66,10 @@ def _reset_s(text: str | None, date: str | None) -> float | None:
     if _DURATION.match(text) is not None and not _DURATION.sub("", text).strip():
         return sum(float(number) * _UNIT_S[unit] for number, unit in _DURATION.findall(text))
     try:
-        reset = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        reset = datetime.fromisoformat(text.strip())
         if reset.tzinfo is None:
-            reset = reset.replace(tzinfo=timezone.utc)
-        now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+            reset = reset.replace(tzinfo=UTC)
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
         return (reset - now).total_seconds()
     except (TypeError, ValueError, OverflowError):
         return None

@@ -6,8 +6,8 @@ Looked up in that order, on the driver. Does not check fields: `contract.endpoin
 from __future__ import annotations
 
 import os
-import sys
 import threading
+import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,11 +16,6 @@ from typing import Any
 from batch_infer.adapters.providers.from_environment import LOCAL_TASKS, PROVIDER_NAMES, unregistered
 from batch_infer.contract.endpoint import Endpoint, build_endpoint
 from batch_infer.contract.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SETTING = "spark.batch_infer.endpoint."
 """Prefix of the Spark settings `spark.batch_infer.endpoint.<name>.<field>`."""

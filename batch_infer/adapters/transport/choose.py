@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 from batch_infer.adapters.transport import Transport
 from batch_infer.contract.errors import ConfigError
@@ -12,8 +11,8 @@ NAMES = ("pyreqwest", "httpx")
 
 
 def default_transport() -> str:
-    """`pyreqwest` where it is installed, on Python 3.11 and later; else `httpx`."""
-    if sys.version_info >= (3, 11) and importlib.util.find_spec("pyreqwest") is not None:
+    """`pyreqwest` where it is installed; else `httpx`."""
+    if importlib.util.find_spec("pyreqwest") is not None:
         return "pyreqwest"
     return "httpx"
 

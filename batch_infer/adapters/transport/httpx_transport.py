@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import sys
 import zlib
 from collections.abc import AsyncIterable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -91,7 +90,7 @@ class HttpxTransport:
         else:
             try:
                 return await _within(self._exchange(inner, request, target), timeout_s)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 kind, detail = "timeout", f"{timeout_s:g} s" if timeout_s is not None else ""
             except ValueError:  # both libraries refuse a header in this way; its text may repeat the header
                 kind, detail = "invalid_header", ""
@@ -208,13 +207,6 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-if sys.version_info >= (3, 11):
-
-    async def _within(exchange: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
-        async with asyncio.timeout(timeout_s):
-            return await exchange
-
-else:
-
-    async def _within(exchange: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
-        return await asyncio.wait_for(exchange, timeout_s)
+async def _within(exchange: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
+    async with asyncio.timeout(timeout_s):
+        return await exchange

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,7 +178,7 @@ def _claim(names: Siblings, job: str, *, alone: bool) -> tuple[Owner, str]:
 def _refusal(table: str, other: _Other, expiry_s: float) -> str:
     who, owner = "another run", other.owner
     if owner is not None:
-        since = datetime.fromtimestamp(owner.since, timezone.utc)
+        since = datetime.fromtimestamp(owner.since, UTC)
         who = f"a run on host {owner.host} (process {owner.pid}), since {since:%Y-%m-%d %H:%M:%S} UTC,"
     return (
         f"{who} is writing to {table}, so this one does not begin: nothing was sent. Wait until it is done, or write "

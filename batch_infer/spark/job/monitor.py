@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Self
 
 from batch_infer.adapters.coordinator.call import Call
 from batch_infer.contract.progress import Counters
@@ -48,7 +49,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batch_infer-watch", daemon=True)
 
-    def __enter__(self) -> Watch:  # noqa: PYI034 - `Self` is not in Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -28,8 +28,8 @@ def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     return
 
 
-def test_the_default_is_pyreqwest_from_python_3_11_on() -> None:
-    assert default_transport() == ("pyreqwest" if sys.version_info >= (3, 11) else "httpx")
+def test_the_default_is_pyreqwest() -> None:
+    assert default_transport() == "pyreqwest"
 
 
 def test_httpx_can_be_chosen_by_name() -> None:

@@ -1,7 +1,7 @@
 """What each HTTP status means: its error class, its kind, how long to wait, and words that hold no key."""
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from batch_infer.adapters.transport.status import MAX_RETRY_AFTER_S, error_in_re
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, Transient
 from batch_infer.testing.replies import error_body
 
-NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def made(status, body=b"", now=NOW, **headers):

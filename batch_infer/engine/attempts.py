@@ -6,7 +6,7 @@ Does not know batches, and does not keep outcomes: it tells them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
@@ -14,16 +14,11 @@ from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Row
-from batch_infer.engine.clock import Clock
 from batch_infer.engine.estimate import OutputEstimate
 from batch_infer.engine.patience import Patience
-from batch_infer.engine.ports import Ending, Permit, Permits
+from batch_infer.engine.ports import Clock, Ending, Permit, Permits, Send, Store
 from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
-from batch_infer.engine.store import Store
 from batch_infer.engine.tally import Tally
-
-Send = Callable[[Sequence[Request]], Awaitable["Sequence[Reply | EndpointError]"]]
-"""Sends one HTTP request for one or more rows, once; a result per row, or raises `EndpointError` for all of them."""
 
 UNREACHABLE = frozenset({"connect", "connect_timeout", "dns"})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from batch_infer.contract.errors import EndpointError, Throttled
-from batch_infer.engine.clock import Clock
+from batch_infer.engine.ports import Clock
 from batch_infer.engine.retry import RetryState
 
 CHECK_S = 1.0

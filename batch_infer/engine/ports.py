@@ -1,14 +1,26 @@
-"""Owns the seam of admission: when a request may be sent, and how that ends. Does not decide it, send, or retry.
+"""Owns the engine's seam: what a run needs from outside. Protocols, and the plainest implementation where there is one.
 
-`Permits` is one half of the engine's seam; `engine.budget.permits` implements it.
+    run(requests, send, permits, store, clock) → outcomes
+
+`Send` makes one attempt, `Permits` says when a request may be sent, `Store` remembers what was paid for, `Clock` is
+time. Does not decide, send, retry or keep anything. On workers; `engine.budget` and `adapters` implement the protocols.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from batch_infer.contract.errors import EndpointError
 from batch_infer.contract.limits import Amount, Limits
+from batch_infer.contract.reply import Outcome, Reply
+from batch_infer.contract.request import Request
+
+Send = Callable[[Sequence[Request]], Awaitable[Sequence[Reply | EndpointError]]]
+"""Sends one HTTP request for one or more rows, once; a result per row, or raises `EndpointError` for all of them."""
 
 
 class Permit(NamedTuple):
@@ -78,3 +90,61 @@ class Permits(Protocol):
             seen: What the reply's headers say of the endpoint's limits.
         """
         ...
+
+
+class Store(Protocol):
+    """Durable memory of requests and replies, by `request_key`. Called on the event loop: must not block for long."""
+
+    def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
+        """Outcomes that need no request: replies already paid for, and failures that would only repeat."""
+        ...
+
+    def intend(self, requests: Sequence[Request]) -> None:
+        """Records, before they are sent, that these requests are about to be."""
+        ...
+
+    def record(self, request: Request, outcome: Outcome) -> None:
+        """Records what became of a request, before its row is yielded."""
+        ...
+
+
+class NoStore:
+    """Remembers nothing."""
+
+    def find(self, keys: Sequence[str]) -> Mapping[str, Outcome]:  # noqa: ARG002 - the protocol's
+        """See `Store.find`."""
+        return {}
+
+    def intend(self, requests: Sequence[Request]) -> None:
+        """See `Store.intend`."""
+
+    def record(self, request: Request, outcome: Outcome) -> None:
+        """See `Store.record`."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+class Clock(Protocol):
+    """Monotonic seconds and a way to wait for them."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary origin; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits; returns at once when `seconds` is 0 or less."""
+        ...
+
+
+class SystemClock:
+    """The machine's own monotonic clock."""
+
+    def now(self) -> float:
+        """See `Clock.now`."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
+        if seconds > 0:
+            await asyncio.sleep(seconds)

@@ -20,12 +20,10 @@ from typing import Any
 from batch_infer.contract.errors import EndpointError, RowRejected, WrongReply
 from batch_infer.contract.limits import Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
-from batch_infer.engine.attempts import Asking, Send
+from batch_infer.engine.attempts import Asking
 from batch_infer.engine.batches import Batch, Bounds, Finished, Row, Shelf
-from batch_infer.engine.clock import Clock
-from batch_infer.engine.ports import Permits
+from batch_infer.engine.ports import Clock, Permits, Send, Store
 from batch_infer.engine.retry import RetryPolicy
-from batch_infer.engine.store import Store
 from batch_infer.engine.tally import Tally
 
 

@@ -20,11 +20,11 @@ from batch_infer.adapters.ledger import LedgerWriter
 from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.providers.choose import check_wire
 from batch_infer.adapters.providers.registry import find_endpoint
-from batch_infer.adapters.worker.task import CallPlan
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.json_schema import response_format_of
 from batch_infer.contract.parameters import check_parameters, near_misses, parse_response_format
+from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.reply_reader import check_schema
 from batch_infer.contract.result_types import TypeJson, check_result_type, ddl_of
 from batch_infer.contract.rows import Shape

@@ -21,11 +21,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from batch_infer.adapters.coordinator.call import Call
-from batch_infer.adapters.coordinator.protocol import ServiceAddress
 from batch_infer.adapters.coordinator.service import DriverService
 from batch_infer.adapters.local.server import LocalServers
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import TaskId
 
 logger = logging.getLogger("batch_infer")

@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import functions
 
-from batch_infer.adapters.worker.task import CallPlan, answer
+from batch_infer.adapters.worker.task import answer
+from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.rows import Shape, column_ddl
 from batch_infer.engine.batches import Batch

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_infer.adapters.coordinator import DriverClient, DriverService, DriverUnreachable, ServiceAddress
+from batch_infer.adapters.coordinator import DriverClient, DriverService, DriverUnreachable
 from batch_infer.adapters.coordinator.protocol import (
     CHALLENGE_BYTES,
     GREETING_BYTES,
@@ -29,6 +29,7 @@ from batch_infer.adapters.coordinator.protocol import (
     body_length,
     fitting,
 )
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.secret import SecretReference
 

@@ -22,9 +22,8 @@ from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds
-from batch_infer.engine.clock import SystemClock
+from batch_infer.engine.ports import NoStore, SystemClock
 from batch_infer.engine.retry import RetryPolicy
-from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.window import Run
 

@@ -30,11 +30,11 @@ from batch_infer.adapters.coordinator.protocol import (
     Report,
     Request,
     SecretReply,
-    ServiceAddress,
     fitting,
 )
 from batch_infer.contract.errors import BatchInferError
 from batch_infer.contract.limits import Standing
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.secret import SecretReference
 

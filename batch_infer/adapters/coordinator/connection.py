@@ -6,7 +6,8 @@ import socket
 import time
 
 from batch_infer.adapters.coordinator import protocol
-from batch_infer.adapters.coordinator.protocol import Codec, FrameError, Reply, Request, ServiceAddress
+from batch_infer.adapters.coordinator.protocol import Codec, FrameError, Reply, Request
+from batch_infer.contract.plan import ServiceAddress
 
 
 class Connection:

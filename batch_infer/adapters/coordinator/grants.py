@@ -15,7 +15,7 @@ from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.limits import Grant
 from batch_infer.engine.budget.permits import LeasedPermits
 from batch_infer.engine.budget.pool import Pool
-from batch_infer.engine.clock import Clock
+from batch_infer.engine.ports import Clock
 from batch_infer.engine.tally import Tally
 
 OWN_SHARE_INTERVAL_S = 0.1

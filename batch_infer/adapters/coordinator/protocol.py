@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -48,15 +47,6 @@ PENDING_AFTER_S = 10.0
 """A question that takes longer is answered `Pending`; firewalls drop connections that are silent for minutes."""
 MAX_TEXT_CHARS = 4_000
 """Reasons and error messages are cut to this, so that no text makes a frame too large."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAddress:
-    """Where the service is, and the token that lets a worker speak to it. For Spark's closures; `repr` redacts."""
-
-    host: str
-    port: int
-    token: bytes = field(repr=False)
 
 
 class AskSecret(msgspec.Struct, frozen=True, tag="secret"):

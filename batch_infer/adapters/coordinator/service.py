@@ -31,11 +31,11 @@ from batch_infer.adapters.coordinator.protocol import (
     Report,
     Request,
     SecretReply,
-    ServiceAddress,
 )
 from batch_infer.adapters.credentials import secrets as secret_store
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import BatchInferError, ConfigError
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.secret import SecretReference
 

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from typing import Any
 
 from batch_infer.adapters.coordinator.client import DriverClient
-from batch_infer.adapters.coordinator.protocol import ServiceAddress
 from batch_infer.adapters.credentials.bearer import Token, TokenSource
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.engine.batches import Batch
 
 

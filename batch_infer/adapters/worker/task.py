@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 
 from batch_infer.adapters.coordinator.client import DriverClient, DriverError
 from batch_infer.adapters.coordinator.grants import Leases
-from batch_infer.adapters.coordinator.protocol import Directive, ServiceAddress
+from batch_infer.adapters.coordinator.protocol import Directive
 from batch_infer.adapters.coordinator.reporter import Reporter
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.ledger.records import type_digest
@@ -24,65 +24,17 @@ from batch_infer.adapters.providers.choose import open_wire
 from batch_infer.adapters.worker.credentials import open_credentials
 from batch_infer.adapters.worker.process import Feed, WorkerProcess
 from batch_infer.adapters.worker.sender import Sender
-from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
+from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.reply import Outcome, Reply
-from batch_infer.contract.reply_reader import ReplyReader
-from batch_infer.contract.request import CallIdentity, Request
-from batch_infer.contract.result_types import TypeJson
-from batch_infer.engine.attempts import Send
+from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds, Finished
-from batch_infer.engine.clock import SystemClock
+from batch_infer.engine.ports import NoStore, Send, SystemClock
 from batch_infer.engine.retry import RetryPolicy
-from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.token_estimates import DEFAULT_COMPLETION_TOKENS
 from batch_infer.engine.window import Run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPlan:
-    """One `ai_query` of one query, as it travels to the workers. Frozen and picklable; holds no secret."""
-
-    call_id: str
-    endpoint: Endpoint
-    parameters: str
-    """`modelParameters` as JSON."""
-    response_format: str | None
-    """The wire's `response_format` as JSON."""
-    result_type: TypeJson
-    """T, in Spark's JSON form."""
-    format_type: TypeJson | None = None
-    """The type that `responseFormat` was given as, in Spark's JSON form, where it was given as DDL."""
-    fail_on_error: bool
-    slots: int
-    """Tasks that can run at the same time in the cluster, by which limits are divided."""
-    service: ServiceAddress | None
-    """The driver's service; `None` where there is none."""
-    ledger: str | None = None
-    """Path or URI of the ledger; `None` remembers nothing."""
-    run: str = ""
-    """Names the run in the ledger: the call, or the job and its continuation (`adapters.ledger.records.same_run`)."""
-    fresh: bool = False
-    """Ask again, although answers are known from other runs."""
-    retry_failed: bool = False
-    """Ask again for what failed in other runs, even where the same failure is to be expected."""
-
-    def reader(self) -> ReplyReader:
-        """Reads this call's replies; made once per task, because it may compile a JSON Schema."""
-        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
-        return ReplyReader(self.result_type, response_format, self.format_type)
-
-    def identity(self) -> CallIdentity:
-        """What all rows' keys share."""
-        response_format = msgspec.json.decode(self.response_format) if self.response_format else None
-        return CallIdentity(
-            endpoint=self.endpoint.identity,
-            task=self.endpoint.task,
-            parameters=msgspec.json.decode(self.parameters),
-            response_format=response_format,
-        )
 
 
 def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: bool = True) -> Iterator[Finished]:

@@ -16,8 +16,7 @@ from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.limits import Amount, Grant, Limits, Standing
 from batch_infer.engine.budget.account import Lease, Recent
 from batch_infer.engine.budget.dimensions import DIMENSIONS, REQUESTS, TOKENS, WORDS, ZERO, Vector, per_minute, vector
-from batch_infer.engine.clock import Clock
-from batch_infer.engine.ports import Ending, Permit
+from batch_infer.engine.ports import Clock, Ending, Permit
 
 IN_FLIGHT_PER_TASK = 256
 """Requests that wait or are in flight in one task, at first, when the endpoint sets no `max_concurrency`."""

@@ -17,8 +17,9 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from batch_infer.adapters.worker.process import WorkerProcess
-from batch_infer.adapters.worker.task import CallPlan, answer
+from batch_infer.adapters.worker.task import answer
 from batch_infer.contract.errors import SinkError
+from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.reply import Failure, Outcome
 from batch_infer.contract.request import Request
 from batch_infer.contract.rows import Shape

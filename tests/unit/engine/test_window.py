@@ -13,9 +13,8 @@ from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds
 from batch_infer.engine.budget.permits import LeasedPermits
 from batch_infer.engine.budget.pool import Pool
-from batch_infer.engine.ports import Ending
+from batch_infer.engine.ports import Ending, NoStore
 from batch_infer.engine.retry import RetryPolicy
-from batch_infer.engine.store import NoStore
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.window import Run
 from tests.support.open_gate import OpenGate

@@ -14,7 +14,7 @@ from batch_infer.adapters.ledger.records import record_of
 from batch_infer.contract.errors import SinkError
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
-from batch_infer.engine.store import Store
+from batch_infer.engine.ports import Store
 
 
 def key_of(i):

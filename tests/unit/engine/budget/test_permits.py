@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.limits import Amount, Grant, Limits
 from batch_infer.engine.budget.permits import IN_FLIGHT_PER_TASK, MOST_IN_FLIGHT_PER_TASK, LeasedPermits
-from batch_infer.engine.clock import SystemClock
-from batch_infer.engine.ports import Ending
+from batch_infer.engine.ports import Ending, SystemClock
 from tests.support.virtual_clock import VirtualClock, run_virtually
 
 ONE = Amount(1)

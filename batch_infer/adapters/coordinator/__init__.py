@@ -1,7 +1,7 @@
 """The service that the Spark driver hosts for its Python workers: secrets, progress, "stop", local model servers.
 
-`DriverService` and `Call` run on the driver; its address travels in Spark's closures; `DriverClient` and `Reporter` run in
-the workers.
+`DriverService` and `Call` run on the driver; its address travels in Spark's closures; `DriverClient` and `Reporter` run
+in the workers.
 """
 
 from batch_infer.adapters.coordinator.budget import Budget

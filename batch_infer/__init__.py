@@ -31,12 +31,10 @@ from batch_infer.contract.errors import (
 from batch_infer.contract.json_schema import schema_to_ddl
 
 if TYPE_CHECKING:
-    from batch_infer.spark.column import ai_query
-    from batch_infer.spark.functions.builder import register
     from batch_infer.spark.inference_table import inference_table
-    from batch_infer.spark.job.run import RunSummary
+    from batch_infer.spark.job.summary import RunSummary
     from batch_infer.spark.vectors import is_normalized
-    from batch_infer.surface.run import run
+    from batch_infer.surface.api import ai_query, register, run
 
 __version__ = "0.1.0"
 
@@ -64,11 +62,11 @@ __all__ = [
 
 _IN_SPARK = {
     "inference_table": "batch_infer.spark.inference_table",
-    "ai_query": "batch_infer.spark.column",
+    "ai_query": "batch_infer.surface.api",
     "is_normalized": "batch_infer.spark.vectors",
-    "register": "batch_infer.spark.functions.builder",
-    "run": "batch_infer.surface.run",
-    "RunSummary": "batch_infer.spark.job.run",
+    "register": "batch_infer.surface.api",
+    "run": "batch_infer.surface.api",
+    "RunSummary": "batch_infer.spark.job.summary",
 }
 
 
@@ -85,3 +83,7 @@ def __getattr__(name: str) -> Any:
             f"batch_infer.{name} needs Spark, which is not installed here. Run pip install 'batch-infer[spark]', or "
             "run on a cluster that brings its own."
         ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

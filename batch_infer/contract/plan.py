@@ -43,6 +43,8 @@ class CallPlan:
     """Tasks that can run at the same time in the cluster, by which limits are divided."""
     service: ServiceAddress | None
     """The driver's service; `None` where there is none."""
+    function: str = "ai_query"
+    """Name under which the call was made, for messages and Spark's plans."""
     ledger: str | None = None
     """Path or URI of the ledger; `None` remembers nothing."""
     run: str = ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.options import DEFAULT_STOP_AFTER_FAILURES
 from batch_infer.contract.progress import Counters
 
-DEFAULT_STOP_AFTER_FAILURES = 100
-"""Enough to tell a systematic fault from a bad stretch, and few enough to cost little."""
 JUDGED_FROM = 100
-"""A ratio of fewer requests than this is chance."""
+"""Requests from which on a ratio of failed ones is more than chance."""
 
 
 @dataclass(frozen=True, slots=True)

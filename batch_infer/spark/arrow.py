@@ -57,6 +57,7 @@ def requests_of(
     *,
     keys: pa.Array | None = None,
     origins: pa.Array | None = None,
+    function: str = "ai_query",
 ) -> list[Request | None]:
     """A request per row; `None` where the request column is NULL.
 
@@ -67,8 +68,9 @@ def requests_of(
         identity: What all keys share.
         keys: The rows' keys, where they are known; else they are made here.
         origins: The rows' numbers (`Request.origin`), where they have any.
+        function: Name under which the call was made, for messages.
     """
-    _check_types(request, files, sample, identity.task)
+    _check_types(request, files, sample, identity.task, function)
     contents = [read_content(value, identity.task) for value in request.to_pylist()]
     attached = [attached_files(value) for value in files.to_pylist()] if files is not None else [()] * len(contents)
     samples = [int(value or 0) for value in sample.to_pylist()] if sample is not None else [0] * len(contents)
@@ -96,27 +98,28 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
-def _check_types(request: pa.Array, files: pa.Array | None, sample: pa.Array | None, task: str) -> None:
+def _check_types(request: pa.Array, files: pa.Array | None, sample: pa.Array | None, task: str, function: str) -> None:
     """Refuses columns of other types before anything is sent: a Column's type is known no earlier than here."""
     kind = request.type
     is_array = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     is_messages = is_array and (pa.types.is_struct(kind.value_type) or _is_text(kind.value_type))
     if not _is_text(kind) and not (is_messages and task == "chat" and "map<" not in str(kind)):
         messages = ", or an ARRAY<STRUCT<role: STRING, content: STRING>>" if task == "chat" else ""
-        _refuse("request", kind, f"a STRING{messages}, because the endpoint is for {task}")
+        _refuse(function, "request", kind, f"a STRING{messages}, because the endpoint is for {task}")
     if files is not None:
         held = (
             files.type.value_type if pa.types.is_list(files.type) or pa.types.is_large_list(files.type) else files.type
         )
         if not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_null(held)):
-            _refuse("files", files.type, "BINARY or ARRAY<BINARY>, the images themselves")
+            _refuse(function, "files", files.type, "BINARY or ARRAY<BINARY>, the images themselves")
     if sample is not None and not (pa.types.is_integer(sample.type) or pa.types.is_null(sample.type)):
-        _refuse("sample", sample.type, "a whole number (BIGINT)")
+        _refuse(function, "sample", sample.type, "a whole number (BIGINT)")
 
 
-def _refuse(argument: str, kind: pa.DataType, allowed: str) -> NoReturn:
+def _refuse(function: str, argument: str, kind: pa.DataType, allowed: str) -> NoReturn:
     raise JobRejected(
-        f"ai_query: the argument {argument!r} is {allowed}; got the Arrow type {kind}. Cast the column.", kind="config"
+        f"{function}: the argument {argument!r} is {allowed}; got the Arrow type {kind}. Cast the column.",
+        kind="config",
     )
 
 

@@ -1,80 +1,59 @@
-"""Owns `ai_query` as a Python function that returns a Column. Does not check arguments: `spark.planning` does."""
+"""Owns a call as a Column. Does not check arguments: `spark.planning` does. On the driver."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.types import DataType
 
-from batch_infer.spark.planning import as_sent, check_ledger, plan_column
+from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.options import CallOptions
+from batch_infer.spark.planning import as_sent, check_ledger, plan_column, typed_by_format
 from batch_infer.spark.session import active_session
 from batch_infer.spark.udf import build_udf
 
+_COLUMN_NAME = re.compile(r"[\w.`$:-]+|`[^`]+`")
+"""Text that can be a column's name, or a path into a struct."""
 
-def ai_query(
-    endpoint: str | None,
-    request: Column | str,
-    *,
-    return_type: str | DataType | None = None,
-    fail_on_error: bool = True,
-    model_parameters: Mapping[str, Any] | str | None = None,
-    response_format: str | Mapping[str, Any] | DataType | None = None,
-    files: Column | str | None = None,
-    details: bool = False,
-    sample: Column | int = 0,
-    fresh: bool = False,
-) -> Column:
-    """Asks a model endpoint once for each row.
 
-    Lazy: nothing is sent before an action. A NULL request gives NULL, without a call. Requests of one task run
-    concurrently, and rows come back in order. The calls cost money where the endpoint does.
-
-    Args:
-        endpoint: A registered name, `'provider/model'`, `'local/chat'` or `'local/embed'`; `None` for the session's
-            `spark.batch_infer.default_endpoint`.
-        request: The prompt (STRING), the messages (ARRAY<STRUCT<role, content>>, ARRAY<STRING> of their JSON, or a
-            STRING that is a JSON array of messages), or a custom model's inputs (STRUCT); text is a column's name.
-        return_type: T, the type of the result. Default: STRING, or ARRAY<FLOAT> for embeddings.
-        fail_on_error: `True`: the first row that fails for good ends the job. `False`: the column is
-            `STRUCT<result: T, errorMessage: STRING>`.
-        model_parameters: Passed to the endpoint as they are: `max_tokens`, `temperature`, `tools`, …; also as the text
-            of a JSON object.
-        response_format: JSON text (`{"type": "json_object"}` …) or DDL (`'STRUCT<…>'`): constrains the reply, which is
-            checked, and asked for again with what is wrong, up to the endpoint's `max_repairs`.
-        files: A column of images: BINARY or ARRAY<BINARY>. Chat endpoints only.
-        details: `True`: the column is the whole row contract, with error, usage and cost; a row never fails the job.
-        sample: Part of the request's identity: equal prompts with different samples are different requests.
-        fresh: Ask again although the answer is known.
-
-    Returns:
-        The column.
+def column_of_call(options: CallOptions, function: str = "ai_query") -> Column:
+    """The Column of a call whose `request`, `files` and `sample` are Columns or names; see `batch_infer.ai_query`.
 
     Raises:
         ConfigError: an argument is wrong; before anything is sent.
     """
-    has_sample = isinstance(sample, Column) or sample != 0
-    plan = plan_column(
-        active_session(),
-        endpoint,
-        return_type=return_type,
-        fail_on_error=fail_on_error,
-        model_parameters=model_parameters,
-        response_format=response_format,
-        details=details,
-        has_files=files is not None,
-        has_sample=has_sample,
-        fresh=fresh,
-    )
-    prompt = F.col(request) if isinstance(request, str) else request
+    prompt = as_column(options.request, f"{function}: the request")
+    plan = plan_column(active_session(), typed_by_format(options), function=function)
     arguments = [as_sent(prompt, plan.call.endpoint.task)]
-    if files is not None:
-        arguments.append(F.col(files) if isinstance(files, str) else files)
-    if has_sample:
+    if options.has_files:
+        arguments.append(as_column(options.files, f"{function}: files"))
+    if options.has_sample:
+        sample = options.sample
         arguments.append((sample if isinstance(sample, Column) else F.lit(sample)).cast("bigint"))
     check_ledger(plan)
     # A vectorised UDF cannot give a NULL struct, so the NULL of a NULL request is made around it.
-    answer = build_udf(plan)(*arguments)
-    return F.when(prompt.isNotNull(), answer)
+    return F.when(prompt.isNotNull(), build_udf(plan)(*arguments))
+
+
+def as_column(given: Any, what: str) -> Column:
+    """A Column, or the column of a name.
+
+    Raises:
+        ConfigError: it is neither, or text that is no name; says how to write a constant.
+    """
+    if isinstance(given, Column):
+        return given
+    if not isinstance(given, str):
+        kind = f"{type(given).__module__.partition('.')[0]}'s {type(given).__name__}"
+        raise ConfigError(
+            f"{what} is a Column or a column's name; got {kind}. A DataFrame of another library becomes Spark's with "
+            "spark.createDataFrame(df)."
+        )
+    if not _COLUMN_NAME.fullmatch(given):
+        raise ConfigError(
+            f"{what} {given[:60]!r} is no column's name. For a constant text write "
+            f"F.lit({given[:60]!r}); for a column of that name, F.col('`…`')."
+        )
+    return F.col(given)

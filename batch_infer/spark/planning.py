@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from difflib import get_close_matches
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,10 +22,12 @@ from batch_infer.adapters.providers.model_list import check_model
 from batch_infer.adapters.providers.registry import find_endpoint
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
-from batch_infer.contract.json_schema import response_format_of
+from batch_infer.contract.json_schema import response_format_of, schema_to_ddl
+from batch_infer.contract.options import CallOptions
 from batch_infer.contract.parameters import check_parameters, near_misses, parse_response_format
 from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.reply_reader import check_schema
+from batch_infer.contract.response_class import is_response_class, response_format_of_class
 from batch_infer.contract.result_types import TypeJson, check_result_type, ddl_of
 from batch_infer.contract.rows import Shape
 from batch_infer.contract.secret import SecretReference
@@ -37,63 +39,50 @@ logger = logging.getLogger("batch_infer")
 DEFAULT_ENDPOINT_SETTING = "spark.batch_infer.default_endpoint"
 
 INPUT_OPTIONS = {"ignoreNullFields": "false"}
-"""Of `to_json`, for a custom model's inputs: a feature that is NULL is sent as null, and not left out."""
+"""Options of `to_json` for a custom model's inputs: a feature that is NULL is sent as null, and not left out."""
 
 
 def plan_column(
     spark: SparkSession,
-    endpoint_name: str | None,
+    options: CallOptions,
     *,
-    return_type: str | DataType | None = None,
-    fail_on_error: bool = True,
-    model_parameters: Mapping[str, Any] | str | None = None,
-    response_format: str | Mapping[str, Any] | DataType | None = None,
-    details: bool = False,
+    function: str = "ai_query",
     stop_on_row_error: bool | None = None,
-    has_files: bool = False,
-    has_sample: bool = False,
-    fresh: bool = False,
     retry_failed: bool = False,
     ledger: str | None = None,
 ) -> ColumnPlan:
     """Checks a call's constant arguments and opens it on the driver's service. Sends nothing.
 
-    `ledger` is a path, `"off"`, or `None` for the session's own (`spark.batch_infer.ledger`, or in local mode a
-    folder that lives as long as the session). `stop_on_row_error` says whether a failed row ends the job; by default
-    `fail_on_error`, unless `details`.
+    Args:
+        spark: The session that plans.
+        options: The call's arguments.
+        function: Name under which it was called, for messages.
+        stop_on_row_error: Whether a failed row ends the job; by default `fail_on_error`, unless `details`.
+        retry_failed: See `CallPlan.retry_failed`.
+        ledger: A path, `"off"`, or `None` for the session's own.
 
     Raises:
         ConfigError: says which argument, what is wrong with it, and what is allowed.
     """
     settings = settings_of(spark)
-    if not isinstance(endpoint_name, str | None):
-        raise ConfigError(
-            f"ai_query: the endpoint is the name of one, as text; got {type(endpoint_name).__name__}. "
-            "Use one query per endpoint, or union them."
-        )
-    name = endpoint_name or settings.get(DEFAULT_ENDPOINT_SETTING)
-    if not name:
-        raise ConfigError(
-            f"ai_query: no endpoint is named. Name one, or set {DEFAULT_ENDPOINT_SETTING}; "
-            "'local/chat' and 'local/embed' work with nothing configured."
-        )
-    endpoint = find_endpoint(name, settings)
+    endpoint = _endpoint(options.endpoint, settings, function)
     check_ready(endpoint)
     check_model(endpoint)
-    parameters = check_parameters(model_parameters, endpoint.task)
+    parameters = check_parameters(options.model_parameters, endpoint.task)
     for given, near in near_misses(parameters).items():
         logger.warning("modelParameters: %r is sent as it is; did you mean %r?", given, near)
-    wire_format, format_type = _response_format(spark, response_format, endpoint)
+    wire_format, format_type = _response_format(spark, options.response_format, endpoint)
     check_call(endpoint, parameters, wire_format)
-    result = _result_type(spark, return_type, endpoint)
-    if has_files and endpoint.task != "chat":
+    result = _result_type(spark, options.return_type, endpoint)
+    if options.has_files and endpoint.task != "chat":
         raise ConfigError(
-            f"ai_query: endpoint {name!r} is for {endpoint.task}, and files can only go to a chat endpoint."
+            f"{function}: endpoint {endpoint.name!r} is for {endpoint.task}, and files can only go to a chat endpoint."
         )
     result_json = result.jsonValue()
     check_result_type(result_json, endpoint.task)
     remembered = ledger_path(spark, settings, ledger)
     call_id, address = open_call(spark, endpoint)
+    stops = options.fail_on_error and not options.details
     call = CallPlan(
         call_id=call_id,
         endpoint=endpoint,
@@ -101,18 +90,57 @@ def plan_column(
         response_format=msgspec.json.encode(wire_format).decode() if wire_format is not None else None,
         result_type=result_json,
         format_type=format_type,
-        fail_on_error=fail_on_error and not details if stop_on_row_error is None else stop_on_row_error,
+        fail_on_error=stops if stop_on_row_error is None else stop_on_row_error,
         slots=task_slots(spark),
         service=address,
+        function=function,
         ledger=remembered,
         run=call_id,
-        fresh=fresh,
+        fresh=options.fresh,
         retry_failed=retry_failed,
     )
-    shape = Shape.DETAILS if details else Shape.RESULT if fail_on_error else Shape.RESULT_AND_ERROR
+    shape = Shape.DETAILS if options.details else Shape.RESULT if options.fail_on_error else Shape.RESULT_AND_ERROR
     return ColumnPlan(
-        call=call, shape=shape, result_ddl=ddl_of(result_json), has_files=has_files, has_sample=has_sample
+        call=call,
+        shape=shape,
+        result_ddl=ddl_of(result_json),
+        has_files=options.has_files,
+        has_sample=options.has_sample,
     )
+
+
+def _endpoint(name: Any, settings: Mapping[str, str], function: str) -> Endpoint:
+    if not isinstance(name, str | None):
+        raise ConfigError(
+            f"{function}: the endpoint is the name of one, as text; got {type(name).__name__}. "
+            "Use one query per endpoint, or union them."
+        )
+    chosen = name or settings.get(DEFAULT_ENDPOINT_SETTING)
+    if not chosen:
+        raise ConfigError(
+            f"{function}: no endpoint is named. Name one, or set {DEFAULT_ENDPOINT_SETTING}; "
+            "'local/chat' and 'local/embed' work with nothing configured."
+        )
+    return find_endpoint(chosen, settings)
+
+
+def typed_by_format(options: CallOptions) -> CallOptions:
+    """The options, where a response format that is a type, or a class that has one, is also the result's type.
+
+    For Python, where a reply of a known form is wanted as a typed column. In SQL it stays a JSON STRING unless
+    `returnType` is given, as on Databricks.
+    """
+    given = options.response_format
+    if is_response_class(given):
+        described = response_format_of_class(given)
+        kind = options.return_type or schema_to_ddl(described["json_schema"]["schema"])
+        return replace(options, response_format=described, return_type=kind)
+    is_type = isinstance(given, DataType) or (isinstance(given, str) and _is_ddl(given))
+    return replace(options, return_type=given) if is_type and options.return_type is None else options
+
+
+def _is_ddl(text: str) -> bool:
+    return not text.lstrip().startswith(("{", "[", '"'))
 
 
 def check_ledger(plan: ColumnPlan) -> None:
@@ -145,7 +173,7 @@ def check_secret(spark: SparkSession, endpoint: Endpoint) -> None:
     )
 
 
-def check_request_type(request: DataType, task: str) -> None:
+def check_request_type(request: DataType, task: str, function: str = "ai_query") -> None:
     """Refuses a request column that the endpoint's task cannot take.
 
     Raises:
@@ -170,7 +198,7 @@ def check_request_type(request: DataType, task: str) -> None:
         hint = ""
     article = "an" if task[0] in "aeiou" else "a"
     raise ConfigError(
-        f"ai_query: the request is {request.simpleString().upper()}; {article} {task} endpoint takes {allowed}.{hint}"
+        f"{function}: the request is {request.simpleString().upper()}; {article} {task} endpoint takes {allowed}.{hint}"
     )
 
 
@@ -193,21 +221,6 @@ def as_sent(request: Column, task: str) -> Column:
     return F.to_json(request, INPUT_OPTIONS) if task == "custom" else request
 
 
-def check_argument_names(given: Mapping[str, Any] | list[str], allowed: tuple[str, ...]) -> None:
-    """Refuses an argument that `ai_query` does not have.
-
-    Raises:
-        ConfigError: names the argument, the nearest one, and all.
-    """
-    for name in given:
-        if name not in allowed:
-            near = get_close_matches(name, allowed, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"ai_query: there is no argument {name!r}.{hint} The arguments are: {', '.join(allowed)}."
-            )
-
-
 def _response_format(
     spark: SparkSession, given: str | Mapping[str, Any] | DataType | None, endpoint: Endpoint
 ) -> tuple[dict[str, Any] | None, TypeJson | None]:
@@ -218,7 +231,7 @@ def _response_format(
         raise ConfigError(
             f"responseFormat: endpoint {endpoint.name!r} is for {endpoint.task}; only chat endpoints take it."
         )
-    if isinstance(given, DataType) or (isinstance(given, str) and not given.lstrip().startswith(("{", "[", '"'))):
+    if isinstance(given, DataType) or (isinstance(given, str) and _is_ddl(given)):
         parsed = given if isinstance(given, DataType) else _parse_type(spark, given, "responseFormat")
         kind: TypeJson = parsed.jsonValue()
         check_result_type(kind, endpoint.task, argument="responseFormat")

@@ -54,33 +54,38 @@ def build_udf(plan: ColumnPlan) -> Any:
     evaluate it again for a filter on its result.
     """
     several = plan.has_files or plan.has_sample
-    udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several)
+    udf = iterator_udf(lambda columns: evaluate(plan, columns), plan.ddl, several=several, name=plan.call.function)
     remembers = plan.call.ledger is not None and not plan.call.fresh
     return udf if remembers else udf.asNondeterministic()
 
 
-def iterator_udf(work: Callable[[Columns], Iterator[pa.Array]], ddl: str, *, several: bool) -> Any:
+def iterator_udf(
+    work: Callable[[Columns], Iterator[pa.Array]], ddl: str, *, several: bool, name: str = "ai_query"
+) -> Any:
     """A UDF that sees its argument columns batch after batch, as Arrow arrays, whatever the Spark version.
 
     Args:
         work: From batches of argument columns to batches of the result, of the same total length. Must pickle.
         ddl: The result's type.
         several: Whether it has more than one argument.
+        name: What Spark's plans and generated column names call it.
     """
     if not HAS_ARROW_UDF:
         from batch_infer.spark import pandas_border  # noqa: PLC0415 - only where Spark has no arrow_udf
 
         return functions.pandas_udf(pandas_border.over_pandas(work, ddl, several=several), returnType=ddl)
 
-    def ai_query(columns: Iterator[Any]) -> Iterator[pa.Array]:
+    def call(columns: Iterator[Any]) -> Iterator[pa.Array]:
         return work(item if isinstance(item, tuple) else (item,) for item in columns)
 
+    call.__name__ = name
+
     # Spark tells from these annotations which kind of UDF it is; it looks for this form of tuple.
-    ai_query.__annotations__ = {
+    call.__annotations__ = {
         "columns": Iterator[Tuple[pa.Array, ...]] if several else Iterator[pa.Array],  # noqa: UP006
         "return": Iterator[pa.Array],
     }
-    return functions.arrow_udf(ai_query, returnType=ddl)
+    return functions.arrow_udf(call, returnType=ddl)
 
 
 def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
@@ -91,7 +96,7 @@ def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
         for arguments in columns:
             files = arguments[1] if plan.has_files else None
             sample = arguments[-1] if plan.has_sample else None
-            yield Batch(requests_of(arguments[0], files, sample, identity))
+            yield Batch(requests_of(arguments[0], files, sample, identity, function=plan.call.function))
 
     for done in answer(plan.call, current_task(), batches()):
         outcomes = typed(done.outcomes, done.requests, reader, fail_on_error=plan.call.fail_on_error)

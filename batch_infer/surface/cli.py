@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+import batch_infer
 from batch_infer.adapters.ledger import Ledger
 from batch_infer.adapters.local.models import LOCAL_MODELS
 from batch_infer.adapters.local.weights import ensure_weights
@@ -16,7 +17,10 @@ from batch_infer.contract.errors import BatchInferError, ConfigError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status is 0, or 2 when it was refused."""
-    parser = argparse.ArgumentParser(prog="batch-infer", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="batch-infer", description="Looks after ledgers and the embedded models. Jobs: jobs/ai_query.py."
+    )
+    parser.add_argument("--version", action="version", version=f"batch-infer {batch_infer.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     ledger = commands.add_parser("ledger", help="audit, compact or purge a ledger")
     ledger.add_argument("action", choices=["audit", "compact", "purge"])

@@ -7,7 +7,7 @@ import time
 from typing import TextIO
 
 from batch_infer.contract.progress import Counters
-from batch_infer.spark.job.run import RunSummary
+from batch_infer.spark.job.summary import RunSummary
 
 LINE_INTERVAL_S = 5.0
 """Seconds between lines where the output is no terminal, and each line stays."""

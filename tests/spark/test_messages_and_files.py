@@ -148,7 +148,7 @@ def custom_endpoint(monkeypatch):
 
     from batch_infer.contract.endpoint import Endpoint
     from batch_infer.spark import column, planning
-    from batch_infer.spark.functions import builder as sql
+    from batch_infer.spark.functions import ai_query as sql
 
     made = Endpoint(name="inputs", base_url="http://localhost:1", model="m", task="custom")
     monkeypatch.setattr(planning, "find_endpoint", lambda name, settings: made)

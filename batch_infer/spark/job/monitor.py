@@ -13,15 +13,16 @@ from batch_infer.contract.progress import Counters
 from batch_infer.engine.budget.pool import PoolState
 from batch_infer.engine.early_stop import EarlyStop
 
-WATCH_INTERVAL_S = 0.5
+LOOK_INTERVAL_S = 0.5
+"""Seconds between two looks at a running call."""
 BOUND_FROM = 0.25
-"""Of the time: a limit that binds more seldom is not worth a word. Tasks that begin or end wait for none."""
+"""Part of the looks at which a limit must bind to be worth a word. Tasks that begin or end wait for none."""
 
 OnProgress = Callable[[Counters, float, str | None], None]
 """Takes the totals so far, the seconds since the start, and in words what binds; twice a second, on one thread."""
 
 
-class Watch:
+class Monitor:
     """Looks at a call twice a second while the block runs, and once at its end.
 
     Args:
@@ -47,7 +48,7 @@ class Watch:
         self._bound: Counter[str] = Counter()
         self._words: dict[str, str] = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batch_infer-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="batch_infer-monitor", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -67,7 +68,7 @@ class Watch:
     def _run(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._over.wait(WATCH_INTERVAL_S)
+            is_last = self._over.wait(LOOK_INTERVAL_S)
             totals = self.call.progress().totals()
             bound_by = None
             if not is_last and totals.requests:

@@ -1,4 +1,4 @@
-"""Owns how a run begins: the table is claimed, a broken-off run is found, and the target is checked. Asks nothing."""
+"""Owns how a run starts: the table is claimed, a broken-off run is found, and the target is checked. Asks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batch_infer.spark.tables.filesystem import Files, read_parquet
 
 
 @contextlib.contextmanager
-def begun(
+def started(
     df: DataFrame, output: str, work: WorkFolder, schema: StructType, table: dict[str, Any]
 ) -> Iterator[tuple[Claim, WorkFolder, bool, Written | None]]:
     """Claims the table for the block, and says whether it can be written. Puts the run's mode into `table`.

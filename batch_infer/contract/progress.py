@@ -28,8 +28,12 @@ class TaskId(msgspec.Struct, frozen=True, order=True):
     repeats a whole stage after lost shuffle output, and would hide what the first time cost."""
 
 
-class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one task attempt has done so far. Cumulative since the attempt began, except `in_flight`."""
+class Counters(msgspec.Struct, omit_defaults=True):
+    """What one task attempt has done so far. Cumulative since the attempt began, except `in_flight`.
+
+    The only list of counters: `engine.tally.Tally` is this record while it counts, and `CallProgress` adds up its
+    fields. Records that travel are not changed.
+    """
 
     rows_done: int = 0
     """Rows that have a result; the ones from the ledger included, NULL requests not."""
@@ -53,6 +57,8 @@ class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
     """As far as the endpoint reported them."""
     completion_tokens: int = 0
     """As far as the endpoint reported them."""
+    cached_tokens: int = 0
+    """The part of `prompt_tokens` that the endpoint's cache served."""
     cost_usd: float | None = None
     """US dollars, failed and repeated requests included. `None`: the price is unknown, or nothing was billed yet."""
     waiting_s: float = 0.0

@@ -24,11 +24,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     def plus(self, other: Usage) -> Usage:
         """The sum, field by field; `None` only where both are `None`."""
         return Usage(
-            _add(self.prompt_tokens, other.prompt_tokens),
-            _add(self.completion_tokens, other.completion_tokens),
-            _add(self.total_tokens, other.total_tokens),
-            _add(self.cached_tokens, other.cached_tokens),
-            _add(self.reasoning_tokens, other.reasoning_tokens),
+            *map(_add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)),
         )
 
 
@@ -43,16 +39,7 @@ def apportion(usage: Usage, weights: Sequence[int]) -> list[Usage]:
 
     Largest-remainder rounding: every part is within one token of its exact share.
     """
-    columns = [
-        _split(total, weights)
-        for total in (
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.total_tokens,
-            usage.cached_tokens,
-            usage.reasoning_tokens,
-        )
-    ]
+    columns = [_split(total, weights) for total in msgspec.structs.astuple(usage)]
     return [Usage(*parts) for parts in zip(*columns, strict=True)]
 
 
@@ -77,8 +64,11 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str | None
 
 
-class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One usable reply. For chat and completions `text` is set, for embeddings `embedding`."""
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
+    """One usable reply. For chat and completions `text` is set, for embeddings `embedding`.
+
+    What a `reply_reader.ReplyReader` has read of it stays with it, outside its fields, and is not encoded.
+    """
 
     text: str | None = None
     """The first choice's text; `''` when the model stopped on purpose with tool calls alone."""
@@ -115,13 +105,17 @@ class Outcome(msgspec.Struct):
     attempts: int = 0
     """Requests sent for this row; 0 when it was answered without one."""
     latency_ms: int | None = None
-    """Of the last attempt; queueing excluded."""
+    """Milliseconds of the last attempt, queueing excluded."""
     from_ledger: bool = False
     at_us: int = 0
-    """Of an outcome from the ledger: when it was recorded, in microseconds since 1970."""
+    """Microseconds since 1970 at which an outcome from the ledger was recorded."""
     origin: int = -1
-    """Of an outcome from the ledger: the `Request.origin` that paid for it."""
+    """`Request.origin` that paid for an outcome from the ledger."""
     run: str = ""
-    """Of an outcome from the ledger: the run that paid for it."""
+    """Run that paid for an outcome from the ledger."""
     result_type: str = ""
-    """Of a failure from the ledger: a digest of the type that was asked for then."""
+    """Digest of the type that was asked for, of a failure from the ledger."""
+
+
+NO_OUTCOME = Outcome()
+"""Stand-in for a row that was never a request. Not to be changed."""

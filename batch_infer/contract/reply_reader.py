@@ -13,6 +13,7 @@ import msgspec
 
 from batch_infer.contract.errors import ConfigError
 from batch_infer.contract.json_schema import WRAPPING_KEY, is_wrapped, json_schema, resolve, schema_name
+from batch_infer.contract.reply import Reply
 from batch_infer.contract.result_types import (
     MOST_PROBLEMS,
     TypeJson,
@@ -24,9 +25,11 @@ from batch_infer.contract.result_types import (
 )
 
 MOST_SCHEMA_CHARS = 4_000
-"""A longer schema is not repeated to the model."""
+"""Characters of the longest schema that is repeated to the model."""
 _MOST_PROBLEM_CHARS = 200
 _MOST_DDL_CHARS = 300
+_READ = "_read"
+"""Name, beside a reply's fields, of what was read of it: the reader and its values."""
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -85,6 +88,33 @@ class ReplyReader:
         if self._name is not None and schema_name(self.result_type) == self._name and isinstance(value, dict):
             value = value if self._name in value else {self._name: value}
         return convert(value, self.result_type, absent_is_null=self._validate is not None)
+
+    def values(self, reply: Reply) -> tuple[Any, ...]:
+        """The reply's result as T, or every choice's where there are several. Read once, however many ask.
+
+        A choice without text (tool calls alone) is `''` where T is STRING, else `None`.
+
+        Raises:
+            TypeMismatch: as `read`; its `text` is the one that does not read.
+        """
+        if reply.embedding is not None:
+            return (reply.embedding,)
+        read: tuple[Any, tuple[Any, ...]] = reply.__dict__.get(_READ, (None, ()))
+        reader, values = read
+        if reader is not self:
+            values = tuple(map(self._value, reply.choices or (reply.text,)))
+            # The values stay with the reply: whoever looks at it next need not parse its text again.
+            msgspec.structs.force_setattr(reply, _READ, (self, values))
+        return values
+
+    def _value(self, text: str | None) -> Any:
+        if not text:
+            return text if self.result_type == "string" else None
+        try:
+            return self.read(text)
+        except TypeMismatch as mismatch:
+            mismatch.text = text
+            raise
 
     @property
     def _takes_arrays(self) -> bool:

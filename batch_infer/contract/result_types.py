@@ -44,6 +44,8 @@ class TypeMismatch(ValueError):
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems[:MOST_PROBLEMS]))
         self.problems = problems
+        self.text = ""
+        """The reply's text, filled in by whoever reads a reply."""
 
 
 def check_result_type(kind: TypeJson, task: str, path: str = "", argument: str = "returnType") -> None:

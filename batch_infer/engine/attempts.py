@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled
-from batch_infer.contract.limits import Amount, Limits
+from batch_infer.contract.limits import Amount
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Row
 from batch_infer.engine.estimate import OutputEstimate
 from batch_infer.engine.patience import Patience
-from batch_infer.engine.ports import Clock, Ending, Permit, Permits, Send, Store
+from batch_infer.engine.ports import Clock, Ending, Permit, Permits, Send, Sent, Store
 from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.tally import Tally
 
@@ -33,7 +33,6 @@ class Asking:
         clock: Time.
         policy: Bounds of retries.
         completion_tokens: Reserved for each row's reply until output sizes are learned.
-        seen: What the endpoint's headers said last.
         tally: Counted up as things happen.
         random: Uniform in [0, 1), for jitter.
         on_finished: Told each row's final result, and the latency of its last attempt in milliseconds.
@@ -53,7 +52,6 @@ class Asking:
         *,
         policy: RetryPolicy,
         completion_tokens: int,
-        seen: Callable[[], Limits | None],
         tally: Tally,
         random: Callable[[], float],
         on_finished: Callable[[Row, Reply | EndpointError, int | None], None],
@@ -67,7 +65,6 @@ class Asking:
         self._clock = clock
         self._policy = policy
         self._estimate = OutputEstimate(completion_tokens)
-        self._seen = seen
         self._tally = tally
         self._random = random
         self._on_finished = on_finished
@@ -106,9 +103,10 @@ class Asking:
                 return
             self._tally.waiting_s += wait_s + permit.waited_s
             sent_at = self._clock.now()
-            failed, results = await self._attempt(requests, state, permit)
+            failed, sent = await self._attempt(requests, state, permit)
+            results = sent.results
             latency_s = self._clock.now() - sent_at
-            self._end(permit, failed, results, latency_s)
+            self._end(permit, failed, sent, latency_s)
             self._patience.note(failed, sent_at)
             if failed is None:
                 self._answered_once = True
@@ -133,7 +131,7 @@ class Asking:
 
     async def _attempt(
         self, requests: list[Request], state: RetryState, permit: Permit
-    ) -> tuple[EndpointError | None, Sequence[Reply | EndpointError]]:
+    ) -> tuple[EndpointError | None, Sent]:
         """Sends once: what failed for all of the rows, or what each of them has."""
         tally = self._tally
         tally.in_flight += 1
@@ -144,19 +142,17 @@ class Asking:
             tally.attempts_repeated += state.attempts > 1
             return None, await self._send(requests)
         except EndpointError as error:
-            return error, ()
+            return error, Sent((), error.limits)
         except BaseException:
             self._permits.settle(permit, Ending.CANCELLED)
             raise
         finally:
             tally.in_flight -= 1
 
-    def _end(
-        self, permit: Permit, failed: EndpointError | None, results: Sequence[Reply | EndpointError], latency_s: float
-    ) -> None:
+    def _end(self, permit: Permit, failed: EndpointError | None, sent: Sent, latency_s: float) -> None:
         """Tells the permits what became of a request that was sent."""
         if failed is None:
-            ending, used = Ending.ACCEPTED, self._used(results)
+            ending, used = Ending.ACCEPTED, self._used(sent.results)
         else:
             ending, used = _ending(failed), None if isinstance(failed, Ambiguous) else Amount(1)
         self._permits.settle(
@@ -165,7 +161,7 @@ class Asking:
             used=used,
             latency_s=latency_s,
             retry_after_s=failed.retry_after_s if isinstance(failed, Throttled) else None,
-            seen=self._seen(),
+            seen=sent.limits,
         )
 
     async def _acquire(self, need: Amount, pause_s: float, state: RetryState) -> Permit | None:
@@ -181,7 +177,7 @@ class Asking:
         except asyncio.CancelledError:
             if (self.halted is None and not state.is_overdue) or self.stopped:
                 raise
-            getattr(task, "uncancel", int)()  # the worker goes on; before Python 3.11 nobody counts
+            task.uncancel()  # the worker goes on
             return None
         finally:
             self._patience.end(task)

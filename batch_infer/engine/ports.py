@@ -19,8 +19,18 @@ from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Outcome, Reply
 from batch_infer.contract.request import Request
 
-Send = Callable[[Sequence[Request]], Awaitable[Sequence[Reply | EndpointError]]]
-"""Sends one HTTP request for one or more rows, once; a result per row, or raises `EndpointError` for all of them."""
+
+class Sent(NamedTuple):
+    """What came back of one request."""
+
+    results: Sequence[Reply | EndpointError]
+    """A result for each row, in their order."""
+    limits: Limits | None = None
+    """What the reply's headers say of the endpoint's limits; of a failure, `EndpointError.limits` does."""
+
+
+Send = Callable[[Sequence[Request]], Awaitable[Sent]]
+"""Sends one HTTP request for one or more rows, once, or raises `EndpointError` for all of them."""
 
 
 class Permit(NamedTuple):

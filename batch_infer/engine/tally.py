@@ -1,33 +1,19 @@
-"""Owns the running count of one task: what the window counts up. `Counters` is the record of it that travels."""
+"""Owns the running count of one task: what the window counts up. `Counters` is the record of it that travels.
+
+On workers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import msgspec
 
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.progress import Counters
 from batch_infer.contract.reply import Usage
 
 
-@dataclass(slots=True)
-class Tally:
-    """Mutable twin of `contract.progress.Counters`, whose docstrings describe the fields. Written by one loop only."""
-
-    rows_done: int = 0
-    rows_failed: int = 0
-    rows_null: int = 0
-    rows_from_ledger: int = 0
-    requests: int = 0
-    attempts_repeated: int = 0
-    throttled: int = 0
-    ambiguous: int = 0
-    in_flight: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    waiting_s: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
-    unleased_tasks: int = 0
+class Tally(Counters):
+    """`Counters` that count; their docstrings describe the fields. Written by one loop only."""
 
     def fail(self, kind: str) -> None:
         """Counts a row that failed for good."""
@@ -42,8 +28,8 @@ class Tally:
 
     def snapshot(self, endpoint: Endpoint) -> Counters:
         """The record that travels; priced as the endpoint's prices say. Safe from another thread."""
-        counted = {each.name: getattr(self, each.name) for each in fields(self)}
-        counted["failures"] = dict(self.failures)
-        cached = counted.pop("cached_tokens")
-        cost = endpoint.cost_usd(self.prompt_tokens, self.completion_tokens, cached) if self.prompt_tokens else None
-        return Counters(**counted, cost_usd=cost)
+        counted = Counters(*msgspec.structs.astuple(self))
+        counted.failures = dict(self.failures)
+        if self.prompt_tokens:
+            counted.cost_usd = endpoint.cost_usd(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        return counted

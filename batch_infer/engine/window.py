@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from batch_infer.contract.errors import EndpointError, RowRejected, WrongReply
-from batch_infer.contract.limits import Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.engine.attempts import Asking
 from batch_infer.engine.batches import Batch, Bounds, Finished, Row, Shelf
@@ -39,7 +38,6 @@ class Run:
         policy: Bounds of retries.
         bounds: Bounds of memory, and packing.
         fail_fast: Raise at the first row that fails for good (`failOnError => true`), instead of keeping its failure.
-        seen: What the endpoint's headers said last; told to the permits with every reply.
         coalesce: Send equal requests of this run once, and give all their rows the one reply.
         ordered: Give batches back in their order; else as they are done.
         tally: Counted up as things happen, for the progress report.
@@ -57,7 +55,6 @@ class Run:
         policy: RetryPolicy,
         bounds: Bounds | None = None,
         fail_fast: bool = False,
-        seen: Callable[[], Limits | None] = lambda: None,
         coalesce: bool = False,
         ordered: bool = True,
         tally: Tally | None = None,
@@ -77,7 +74,6 @@ class Run:
             clock,
             policy=policy,
             completion_tokens=self._bounds.completion_tokens,
-            seen=seen,
             tally=self._tally,
             random=random,
             on_finished=self._finish,

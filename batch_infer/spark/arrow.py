@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from batch_infer.adapters.arrow_types import array_of_lists, array_of_records, arrow_type
 from batch_infer.contract.content import read_content
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import JobRejected, RowRejected
-from batch_infer.contract.reply import Failure, Outcome, Reply
+from batch_infer.contract.reply import Failure, Outcome
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import CallIdentity, Request
 from batch_infer.contract.result_types import TypeJson, TypeMismatch
-from batch_infer.contract.rows import USAGE_FIELDS, Shape
+from batch_infer.contract.rows import (
+    ERROR,
+    ROW_CONTRACT,
+    TOOL_CALL,
+    USAGE,
+    RowField,
+    RowView,
+    Shape,
+    array,
+    type_with,
+)
 from batch_infer.engine.token_estimates import estimate_prompt_tokens
 
-_SCALARS = {
-    "string": pa.string(),
-    "boolean": pa.bool_(),
-    "byte": pa.int8(),
-    "short": pa.int16(),
-    "integer": pa.int32(),
-    "long": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
-_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
-
-ERROR = pa.struct([("kind", pa.string()), ("status", pa.int32()), ("message", pa.string()), ("retryable", pa.bool_())])
-USAGE = pa.struct([(name, pa.int64()) for name in USAGE_FIELDS])
-TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
-
-
-def arrow_type(kind: TypeJson) -> pa.DataType:
-    """The Arrow type of a result type in Spark's JSON form."""
-    if isinstance(kind, str):
-        decimal = _DECIMAL.fullmatch(kind)
-        return pa.decimal128(*map(int, decimal.groups())) if decimal else _SCALARS[kind]
-    if kind["type"] == "array":
-        return pa.list_(arrow_type(kind["elementType"]))
-    if kind["type"] == "map":
-        return pa.map_(pa.string(), arrow_type(kind["valueType"]))
-    return pa.struct([(field["name"], arrow_type(field["type"])) for field in kind["fields"]])
+TOOL_CALLS = array(TOOL_CALL)
+"""Type of the column `tool_calls`."""
 
 
 def requests_of(
@@ -152,8 +135,7 @@ def typed(
             checked.append(outcome)
             continue
         try:
-            _result(outcome, reader)
-            _choices(outcome.reply, reader)
+            reader.values(outcome.reply)
         except TypeMismatch as error:
             message = (
                 f"the reply, known from before, is not of the form asked for: {error}.{reader.hint} "
@@ -175,92 +157,45 @@ def column_of(
     shape: Shape,
     reader: ReplyReader,
     endpoint: Endpoint,
+    *,
+    contract: Sequence[RowField] = ROW_CONTRACT,
 ) -> pa.Array:
     """The column of one batch, in the shape asked for. A NULL request gives a NULL row, also where rows are structs."""
-    kind = arrow_type(reader.result_type)
-    results = pa.array([_result(outcome, reader) for outcome in outcomes], kind)
-    if shape is Shape.RESULT:
-        return results
-    null_rows = pa.array([outcome is None for outcome in outcomes], pa.bool_())
-    if shape is Shape.RESULT_AND_ERROR:
-        messages = pa.array(
-            [outcome.failure.message if outcome and outcome.failure else None for outcome in outcomes], pa.string()
-        )
-        return pa.StructArray.from_arrays([results, messages], ["result", "errorMessage"], mask=null_rows)
-    columns = {"result": results, **_details(outcomes, requests, reader, endpoint)}
-    return pa.StructArray.from_arrays(list(columns.values()), list(columns), mask=null_rows)
-
-
-def _result(outcome: Outcome | None, reader: ReplyReader) -> Any:
-    reply = outcome.reply if outcome is not None else None
-    if reply is None:
-        return None
-    if reply.embedding is not None:
-        return reply.embedding
-    return _said(reply.text, reader)
-
-
-def _choices(reply: Reply | None, reader: ReplyReader) -> list[Any] | None:
-    if reply is None or not reply.choices:
-        return None
-    return [_said(text, reader) for text in reply.choices]
-
-
-def _said(text: str | None, reader: ReplyReader) -> Any:
-    if not text:  # tool calls alone
-        return text if reader.result_type == "string" else None
-    return reader.read(text)
-
-
-def _details(
-    outcomes: Sequence[Outcome | None],
-    requests: Sequence[Request | None],
-    reader: ReplyReader,
-    endpoint: Endpoint,
-) -> dict[str, pa.Array]:
-    nothing = Outcome()
-    rows = [outcome if outcome is not None else nothing for outcome in outcomes]
-    failures = [row.failure for row in rows]
-    # What the endpoint said is shown also where it is not what was asked for.
-    replies = [row.reply or (row.failure.reply if row.failure is not None else None) for row in rows]
-    usages = [row.usage for row in rows]
-
-    def of_reply(name: str) -> list[Any]:
-        return [getattr(reply, name) if reply is not None else None for reply in replies]
-
-    error = pa.StructArray.from_arrays(
-        [
-            pa.array(
-                [getattr(failure, field.name) if failure is not None else None for failure in failures], field.type
-            )
-            for field in ERROR
-        ],
-        fields=list(ERROR),
-        mask=pa.array([failure is None for failure in failures], pa.bool_()),
-    )
-    usage = pa.StructArray.from_arrays(
-        [pa.array([getattr(usage, name) for usage in usages], pa.int64()) for name in USAGE_FIELDS],
-        fields=list(USAGE),
-    )
-    calls = [
-        [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls]
-        if reply is not None and reply.tool_calls
-        else None
-        for reply in replies
+    values = [() if outcome is None or outcome.reply is None else reader.values(outcome.reply) for outcome in outcomes]
+    if shape is not Shape.DETAILS:
+        results = pa.array([value[0] if value else None for value in values], arrow_type(reader.result_type))
+        return results if shape is Shape.RESULT else _with_errors(results, outcomes)
+    costs = [None if outcome is None else _cost(endpoint, outcome) for outcome in outcomes]
+    views = [
+        RowView.of(request, outcome, value, cost)
+        for request, outcome, value, cost in zip(requests, outcomes, values, costs, strict=True)
     ]
-    costs = [endpoint.cost_usd(u.prompt_tokens, u.completion_tokens, u.cached_tokens) for u in usages]
-    return {
-        "error": error,
-        "usage": usage,
-        "cost_usd": pa.array(costs, pa.float64()),
-        "finish_reason": pa.array(of_reply("finish_reason"), pa.string()),
-        "reasoning": pa.array(of_reply("reasoning"), pa.string()),
-        "tool_calls": pa.array(calls, TOOL_CALLS),
-        "choices": pa.array([_choices(row.reply, reader) for row in rows], pa.list_(arrow_type(reader.result_type))),
-        "message": pa.array(of_reply("message"), pa.string()),
-        "model": pa.array(of_reply("model"), pa.string()),
-        "attempts": pa.array([row.attempts for row in rows], pa.int32()),
-        "latency_ms": pa.array([row.latency_ms for row in rows], pa.int64()),
-        "request_key": pa.array([request.key if request else None for request in requests], pa.string()),
-        "from_ledger": pa.array([row.from_ledger for row in rows], pa.bool_()),
-    }
+    columns = [_array(list(map(field.get, views)), type_with(field.type, reader.result_type)) for field in contract]
+    return pa.StructArray.from_arrays(columns, [field.name for field in contract], mask=_nulls(outcomes))
+
+
+def _array(values: list[Any], kind: TypeJson) -> pa.Array:
+    """A column of the row contract; a struct's members are attributes of the values."""
+    arrow = arrow_type(kind)
+    if kind in (ERROR, USAGE):
+        return array_of_records(values, arrow)
+    if pa.types.is_list(arrow) and kind == TOOL_CALLS:
+        return array_of_lists(values, arrow)
+    return pa.array(values, arrow)
+
+
+def _with_errors(results: pa.Array, outcomes: Sequence[Outcome | None]) -> pa.Array:
+    """`STRUCT<result, errorMessage>`."""
+    said = [outcome.failure.message if outcome and outcome.failure else None for outcome in outcomes]
+    return pa.StructArray.from_arrays(
+        [results, pa.array(said, pa.string())], ["result", "errorMessage"], mask=_nulls(outcomes)
+    )
+
+
+def _nulls(outcomes: Sequence[Outcome | None]) -> pa.Array:
+    return pa.array([outcome is None for outcome in outcomes], pa.bool_())
+
+
+def _cost(endpoint: Endpoint, outcome: Outcome) -> float | None:
+    usage = outcome.usage
+    return endpoint.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)

@@ -98,7 +98,7 @@ def evaluate(plan: ColumnPlan, columns: Columns) -> Iterator[pa.Array]:
             sample = arguments[-1] if plan.has_sample else None
             yield Batch(requests_of(arguments[0], files, sample, identity, function=plan.call.function))
 
-    for done in answer(plan.call, current_task(), batches()):
+    for done in answer(plan.call, current_task(), batches(), reader):
         outcomes = typed(done.outcomes, done.requests, reader, fail_on_error=plan.call.fail_on_error)
         yield column_of(outcomes, done.requests, plan.shape, reader, plan.call.endpoint)
 

@@ -48,7 +48,7 @@ class Tasks:
         def work():
             requests = [Request(key=f"{partition}-{i}", content=f"p {i}", prompt_tokens=5) for i in range(rows)]
             batches = (Batch(requests[at : at + 100]) for at in range(0, rows, 100))
-            for done in answer(self.plan, TaskId(1, partition, partition), batches):
+            for done in answer(self.plan, TaskId(1, partition, partition), batches, self.plan.reader()):
                 self.outcomes += done.outcomes
 
         self.threads.append(threading.Thread(target=work))

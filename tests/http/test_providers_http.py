@@ -72,7 +72,7 @@ def ask(process, endpoint, *requests, parameters=None, result_type="string", dri
 
     async def send():
         try:
-            return await sender(list(requests) or [row()])
+            return list((await sender(list(requests) or [row()])).results)
         except EndpointError as error:
             return [error]
 

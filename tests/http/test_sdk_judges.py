@@ -121,7 +121,7 @@ def ours(process, request, *, parameters=None, response_format=None, files=(), *
         api_key=credentials.api_key,
     )
     sender = Sender(endpoint, wire, credentials.over(process.transport(endpoint)), ReplyReader("string"))
-    return process.wait(sender(requests))
+    return process.wait(sender(requests)).results
 
 
 OTHER_HEADERS = {"/openai/v1/": ("api-key", KEY), "/v1/messages": ("x-api-key", KEY)}

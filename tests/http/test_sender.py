@@ -44,7 +44,8 @@ def ask(endpoint, *rows, **settings):
     async def main():
         transport = open_transport(None, connect_timeout_s=2, max_connections=None, ca_file=None)
         try:
-            return await sender(transport, base_url=endpoint.base_url, **settings)(rows or [row()])
+            sent = await sender(transport, base_url=endpoint.base_url, **settings)(rows or [row()])
+            return list(sent.results)
         except EndpointError as error:
             return [error]
         finally:
@@ -56,7 +57,7 @@ def ask(endpoint, *rows, **settings):
 def in_memory(*steps, rows=None, **settings):
     transport = FakeTransport(list(steps))
     try:
-        return asyncio.run(sender(transport, **settings)(rows or [row()]))
+        return list(asyncio.run(sender(transport, **settings)(rows or [row()])).results)
     except EndpointError as error:
         return [error]
 

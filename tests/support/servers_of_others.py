@@ -100,7 +100,6 @@ def run(process, requests: Sequence, *, parameters=None, response_format=None, f
             clock,
             policy=RetryPolicy.of(endpoint),
             bounds=Bounds(rows_per_request=endpoint.inputs_per_request if endpoint.task == "embeddings" else 1),
-            seen=lambda: sender.seen,
             random=lambda: 0.5,
         )
         try:

@@ -8,51 +8,77 @@ leaves nothing half done, and the next one goes on where the last whole file end
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_infer.adapters.arrow_types import array_of_records, arrow_type
 from batch_infer.adapters.ledger.catalog import LogFile, current_logs, scan_of
 from batch_infer.adapters.ledger.files import TABLE, Files
 from batch_infer.adapters.ledger.records import Recorded, decode, reply_of
+from batch_infer.contract import rows
 
-USAGE = pa.struct(
-    [
-        (name, pa.int64())
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
-    ]
+USAGE, ERROR = arrow_type(rows.USAGE), arrow_type(rows.ERROR)
+
+
+_json = msgspec.json.Encoder()
+
+
+def _request_json(row: Recorded) -> str | None:
+    if row.prompt is not None:
+        name, value = b"prompt", _json.encode(row.prompt)
+    elif row.messages is not None:
+        name, value = b"messages", row.messages.encode()
+    elif row.tokens is not None:
+        name, value = b"input", _json.encode(row.tokens)
+    else:
+        return None
+    files = b',"files":%d' % row.files if row.files else b""
+    return (b'{"%s":%s%s}' % (name, value, files)).decode()
+
+
+def _reply_json(row: Recorded) -> str | None:
+    reply = reply_of(row)
+    return None if reply is None else _json.encode(reply).decode()
+
+
+class TableColumn(NamedTuple):
+    """One column of the inference table."""
+
+    name: str
+    type: pa.DataType
+    get: Callable[[Recorded], Any]
+
+
+COLUMNS = (
+    TableColumn("time", pa.timestamp("us", tz="UTC"), lambda row: row.at_us),
+    TableColumn("endpoint", pa.string(), lambda row: row.endpoint),
+    TableColumn("model", pa.string(), lambda row: row.model),
+    TableColumn("status", pa.int32(), lambda row: row.status),
+    TableColumn("duration_ms", pa.int64(), lambda row: row.latency_ms),
+    TableColumn("attempts", pa.int32(), lambda row: row.attempts),
+    TableColumn("usage", USAGE, lambda row: row.usage),
+    TableColumn("cost_usd", pa.float64(), lambda row: row.cost_usd),
+    TableColumn("request", pa.string(), _request_json),
+    TableColumn("reply", pa.string(), _reply_json),
+    TableColumn("request_key", pa.string(), lambda row: row.key),
+    TableColumn("error", ERROR, lambda row: row.failure),
+    TableColumn("fresh", pa.bool_(), lambda row: row.fresh),
 )
-ERROR = pa.struct([("kind", pa.string()), ("status", pa.int32()), ("message", pa.string()), ("retryable", pa.bool_())])
-SCHEMA = pa.schema(
-    [
-        ("time", pa.timestamp("us", tz="UTC")),
-        ("endpoint", pa.string()),
-        ("model", pa.string()),
-        ("status", pa.int32()),
-        ("duration_ms", pa.int64()),
-        ("attempts", pa.int32()),
-        ("usage", USAGE),
-        ("cost_usd", pa.float64()),
-        ("request", pa.string()),
-        ("reply", pa.string()),
-        ("request_key", pa.string()),
-        ("error", ERROR),
-        ("fresh", pa.bool_()),
-    ]
-)
+SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
 """`request` and `reply` are JSON; `request` is null where requests are not kept, `reply` where there was a failure."""
 
 BATCH_ROWS = 4096
+"""Rows of one Arrow batch."""
 PART_BYTES = 256 * 1024 * 1024
-"""Of Arrow, in memory, before a Parquet file is written."""
+"""Bytes of Arrow in memory before a Parquet file is written."""
 _COVERS = b"batch_infer.ledger"
 
-_json = msgspec.json.Encoder()
 _Ranges = dict[str, list[tuple[int, int]]]
-"""Of each log, the parts that are held: from, to (exclusive)."""
+"""Parts of each log that are held: from, to (exclusive)."""
 
 
 def batches(files: Files) -> Iterator[Any]:
@@ -186,63 +212,27 @@ def _log_batches(files: Files, log: LogFile, start: int) -> Iterator[tuple[Any, 
         scan = scan_of(files, log, start)
     except FileNotFoundError:
         return
-    rows: list[Recorded] = []
+    records: list[Recorded] = []
     for _, _, payload in scan:
         try:
             record = decode(payload)
         except msgspec.MsgspecError:
             continue
         if isinstance(record, Recorded):
-            rows.append(record)
-            if len(rows) == BATCH_ROWS:
-                yield _batch(rows), (start, scan.end)
-                rows, start = [], scan.end
-    if rows:
-        yield _batch(rows), (start, scan.end)
+            records.append(record)
+            if len(records) == BATCH_ROWS:
+                yield _batch(records), (start, scan.end)
+                records, start = [], scan.end
+    if records:
+        yield _batch(records), (start, scan.end)
 
 
-def _batch(rows: list[Recorded]) -> Any:
-    usages = [row.usage for row in rows]
-    failures = [row.failure for row in rows]
-    none = pa.array([failure is None for failure in failures])
-    columns = [
-        pa.array([row.at_us for row in rows], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-        pa.array([row.endpoint for row in rows], pa.string()),
-        pa.array([row.model for row in rows], pa.string()),
-        pa.array([row.status for row in rows], pa.int32()),
-        pa.array([row.latency_ms for row in rows], pa.int64()),
-        pa.array([row.attempts for row in rows], pa.int32()),
-        pa.StructArray.from_arrays(
-            [pa.array([getattr(usage, item.name) for usage in usages], pa.int64()) for item in USAGE],
-            fields=list(USAGE),
-        ),
-        pa.array([row.cost_usd for row in rows], pa.float64()),
-        pa.array([_request_json(row) for row in rows], pa.string()),
-        pa.array([_reply_json(row) for row in rows], pa.string()),
-        pa.array([row.key for row in rows], pa.string()),
-        pa.StructArray.from_arrays(
-            [pa.array([failure and getattr(failure, item.name) for failure in failures], item.type) for item in ERROR],
-            fields=list(ERROR),
-            mask=none,
-        ),
-        pa.array([row.fresh for row in rows], pa.bool_()),
-    ]
+def _batch(records: list[Recorded]) -> Any:
+    columns = []
+    for column in COLUMNS:
+        values = list(map(column.get, records))
+        if pa.types.is_struct(column.type):
+            columns.append(array_of_records(values, column.type))
+        else:
+            columns.append(pa.array(values, column.type))
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-
-
-def _request_json(row: Recorded) -> str | None:
-    if row.prompt is not None:
-        name, value = b"prompt", _json.encode(row.prompt)
-    elif row.messages is not None:
-        name, value = b"messages", row.messages.encode()
-    elif row.tokens is not None:
-        name, value = b"input", _json.encode(row.tokens)
-    else:
-        return None
-    files = b',"files":%d' % row.files if row.files else b""
-    return (b'{"%s":%s%s}' % (name, value, files)).decode()
-
-
-def _reply_json(row: Recorded) -> str | None:
-    reply = reply_of(row)
-    return None if reply is None else _json.encode(reply).decode()

@@ -9,15 +9,15 @@ import msgspec
 from batch_infer.adapters.providers import PROVIDERS
 from batch_infer.adapters.providers.limit_headers import limits_in
 from batch_infer.adapters.providers.wire import Wire
-from batch_infer.adapters.transport import Transport
+from batch_infer.adapters.transport import HttpReply, Transport
 from batch_infer.adapters.transport.status import error_of
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError, WrongReply
-from batch_infer.contract.limits import Limits
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
 from batch_infer.contract.result_types import TypeMismatch
+from batch_infer.engine.ports import Sent
 
 MIN_KEY_CHARS = 6
 """Characters of the shortest key that is taken out of messages. Shorter ones are stand-ins, such as `none`, which
@@ -33,9 +33,6 @@ class Sender:
         transport: The HTTP client.
         reader: Reads replies; a text that it cannot read is that row's `WrongReply`.
         secrets: What must not appear in an error, although the endpoint repeats it.
-
-    Attributes:
-        seen: What the endpoint's headers allow, as the latest reply that had any said; `None`: none has.
     """
 
     def __init__(
@@ -55,29 +52,32 @@ class Sender:
         self._timeout_s = endpoint.timeout_s
         self._wire = wire
         self._transport = transport
-        self.seen: Limits | None = None
 
-    async def __call__(self, requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
+    async def __call__(self, requests: Sequence[Request]) -> Sent:
         """Sends these rows as one request, once.
 
         Raises:
-            EndpointError: nothing came back for any of them; its class says what may follow.
+            EndpointError: nothing came back for any of them; its class says what may follow, and its `limits` what the
+                reply's headers allow.
         """
         wire = self._wire
         reply = await self._transport.post(wire.url, wire.headers, wire.encode(requests), timeout_s=self._timeout_s)
-        self.seen = limits_in(reply.headers, self._provider.limit_headers) or self.seen
+        limits = limits_in(reply.headers, self._provider.limit_headers)
+        try:
+            return Sent(self._results(reply, requests), limits)
+        except EndpointError as error:
+            error.limits = limits
+            raise self._cleaned(error) from None
+
+    def _results(self, reply: HttpReply, requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
+        wire = self._wire
         if 200 <= reply.status < 300:
-            try:
-                results = wire.decode(reply.body, requests)
-            except EndpointError as error:
-                raise self._cleaned(error) from None
+            results = wire.decode(reply.body, requests)
             results = [self._cleaned(one) if isinstance(one, EndpointError) else one for one in results]
             return results if self._reader is None else [self._check(result, self._reader) for result in results]
         body = self._without_key(reply.body.decode("utf-8", "replace")).encode()
         url = wire.url.partition("?")[0]
-        raise self._cleaned(
-            error_of(self._where, reply.status, reply.headers, body, rules=self._provider.errors, url=url)
-        )
+        raise error_of(self._where, reply.status, reply.headers, body, rules=self._provider.errors, url=url)
 
     def _cleaned(self, error: EndpointError) -> EndpointError:
         """The error without the key, also where the body had it in JSON's escapes."""
@@ -94,12 +94,12 @@ class Sender:
     def _check(self, result: Reply | EndpointError, reader: ReplyReader) -> Reply | EndpointError:
         if isinstance(result, EndpointError):
             return result
-        text = ""
         try:
-            for text in result.choices or (result.text or "",):
-                if text or not result.tool_calls:
-                    reader.read(text)
+            reader.values(result)
+            if not result.tool_calls and not all(result.choices or (result.text,)):
+                reader.read("")  # a choice that says nothing is none of the type
         except TypeMismatch as mismatch:
+            text = mismatch.text
             is_cut = result.finish_reason == "length"
             why = f"{mismatch}." + (
                 " It was cut off by the token limit (finish_reason 'length'): raise max_tokens."

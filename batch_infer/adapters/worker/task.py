@@ -28,18 +28,23 @@ from batch_infer.adapters.worker.sender import Sender
 from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
 from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.progress import Counters, TaskId
-from batch_infer.contract.reply import Outcome, Reply
+from batch_infer.contract.reply import Outcome
+from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds, Finished
-from batch_infer.engine.ports import NoStore, Send, SystemClock
+from batch_infer.engine.ports import NoStore, Send, Sent, SystemClock
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.token_estimates import DEFAULT_COMPLETION_TOKENS
 from batch_infer.engine.window import Run
 
 
-def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: bool = True) -> Iterator[Finished]:
+def answer(
+    plan: CallPlan, task: TaskId, batches: Iterator[Batch], reader: ReplyReader, *, ordered: bool = True
+) -> Iterator[Finished]:
     """Answers batches, in order unless told otherwise, with as many requests in flight as permits allow. On a worker.
+
+    Replies are read with `reader`, once: what it has read stays with them.
 
     Raises:
         JobRejected: no row can succeed, or another task of this call has already found so.
@@ -55,7 +60,7 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
     clock = SystemClock()
     leases = Leases(plan.endpoint, plan.slots, clock, process.loop, tally)
     directive = _check_in(client, plan, task, count(), leases)
-    send, sender = _open_sender(plan, process, client)
+    send = _open_sender(plan, process, client, reader)
     with contextlib.closing(_open_store(plan, process, task)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
@@ -67,7 +72,6 @@ def answer(plan: CallPlan, task: TaskId, batches: Iterator[Batch], *, ordered: b
             policy=RetryPolicy.of(plan.endpoint),
             bounds=bounds_of(plan),
             fail_fast=plan.fail_on_error,
-            seen=lambda: sender.seen,
             coalesce=plan.ledger is not None,
             ordered=ordered,
             tally=tally,
@@ -182,7 +186,7 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
     )
 
 
-def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> tuple[Send, Sender]:
+def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None, reader: ReplyReader) -> Send:
     endpoint = plan.endpoint
     is_local = PROVIDERS[endpoint.provider].is_embedded
     try:
@@ -200,16 +204,16 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
         query=credentials.query,
     )
     transport = credentials.over(process.transport(endpoint))
-    sender = Sender(endpoint, wire, transport, plan.reader(), secrets=credentials.secrets)
+    sender = Sender(endpoint, wire, transport, reader, secrets=credentials.secrets)
     if not is_local or endpoint.task != "embeddings":
-        return sender, sender
+        return sender
     tokenize = server_tokenizer(base_url, transport)
 
-    async def send_fitted(requests: Sequence[Request]) -> Sequence[Reply | EndpointError]:
+    async def send_fitted(requests: Sequence[Request]) -> Sent:
         inputs = await fit([str(request.content) for request in requests], tokenize)
         return await sender([replace(request, content=text) for request, text in zip(requests, inputs, strict=True)])
 
-    return send_fitted, sender
+    return send_fitted
 
 
 def _local_address(plan: CallPlan, client: DriverClient | None) -> str:

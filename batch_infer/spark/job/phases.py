@@ -88,7 +88,7 @@ def _fill(call: CallPlan, record_batches: Iterator[pa.RecordBatch]) -> Iterator[
             keys, origins = rows.column(KEY), rows.column(ROW)
             yield Batch(requests_of(rows.column(REQUEST), files, None, identity, keys=keys, origins=origins))
 
-    for done in answer(call, current_task(), batches(), ordered=False):
+    for done in answer(call, current_task(), batches(), call.reader(), ordered=False):
         failed = [
             (request.key, msgspec.json.encode(_failure_of(call, request, outcome)).decode())
             for request, outcome in zip(done.requests, done.outcomes, strict=True)

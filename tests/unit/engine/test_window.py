@@ -13,7 +13,7 @@ from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds
 from batch_infer.engine.budget.permits import LeasedPermits
 from batch_infer.engine.budget.pool import Pool
-from batch_infer.engine.ports import Ending, NoStore
+from batch_infer.engine.ports import Ending, NoStore, Sent
 from batch_infer.engine.retry import RetryPolicy
 from batch_infer.engine.tally import Tally
 from batch_infer.engine.window import Run
@@ -48,7 +48,7 @@ class Server:
             await asyncio.sleep(latency)
         finally:
             self.in_flight -= 1
-        return [Reply(text=f"re {p}", usage=Usage(1, 1, 2)) for p in prompts]
+        return Sent([Reply(text=f"re {p}", usage=Usage(1, 1, 2)) for p in prompts], Limits(60))
 
 
 async def batches_of(rows, size):
@@ -396,9 +396,10 @@ class Mending:
         self.turns.append(requests[0].turns)
         number = len(self.turns)
         if number > self.wrong:
-            return [self.then()]
+            return Sent([self.then()])
         reply = Reply(text=f"wrong {number}", usage=Usage(1, 1, 2))
-        return [WrongReply("not it", kind="type_mismatch", usage=reply.usage, reply=reply, correction=f"mend {number}")]
+        mend = f"mend {number}"
+        return Sent([WrongReply("not it", kind="type_mismatch", usage=reply.usage, reply=reply, correction=mend)])
 
 
 def test_a_wrong_reply_is_mended_in_the_same_conversation_and_every_turn_is_billed():
@@ -455,7 +456,7 @@ def test_what_was_billed_is_settled_and_what_failed_is_told_apart():
     def behave(prompt, nth):
         if nth == 1 and prompt != "good":
             raise {
-                "throttled": Throttled("x", kind="rate_limited", status=429, retry_after_s=3.0),
+                "throttled": Throttled("x", kind="rate_limited", status=429, retry_after_s=3.0, limits=Limits(30)),
                 "server": Transient("x", kind="server_error", status=500),
                 "unconnected": Transient("x", kind="connect"),
                 "timeout": Ambiguous("x", kind="timeout"),
@@ -466,7 +467,7 @@ def test_what_was_billed_is_settled_and_what_failed_is_told_apart():
     told = {}
     for prompt in ("good", "throttled", "server", "unconnected", "timeout", "refused"):
         gates = []
-        answer(["good", prompt], Server(behave), in_flight=1, gates=gates, seen=lambda: Limits(60))
+        answer(["good", prompt], Server(behave), in_flight=1, gates=gates)
         told[prompt] = [
             (ending, how.get("used"), how) for ending, (_, how) in zip(gates[0].endings, gates[0].settled, strict=True)
         ]
@@ -476,6 +477,7 @@ def test_what_was_billed_is_settled_and_what_failed_is_told_apart():
     assert how["seen"] == Limits(60)
     assert told["throttled"][1][0] is Ending.THROTTLED
     assert told["throttled"][1][2]["retry_after_s"] == 3.0
+    assert told["throttled"][1][2]["seen"] == Limits(30), "what a refusal says of the limits counts too"
     assert told["server"][1][:2] == (Ending.ACCEPTED, Amount(1))
     assert told["unconnected"][1][:2] == (Ending.FAILED, Amount(1))
     assert told["timeout"][1][:2] == (Ending.FAILED, None), "it may have been billed: the reservation stands"
@@ -621,7 +623,7 @@ def test_a_wrong_reply_whose_repair_was_cut_off_by_a_halt_is_not_final():
         async def send(requests):
             await asyncio.sleep(1)
             reply = Reply(text="nope", usage=Usage(1, 1, 2))
-            return [WrongReply("no", kind="type_mismatch", reply=reply, correction="mend it", usage=reply.usage)]
+            return Sent([WrongReply("no", kind="type_mismatch", reply=reply, correction="mend it", usage=reply.usage)])
 
         run = Run(
             batches_of(["a"], 1), send, OpenGate(clock, 1), NoStore(), clock,

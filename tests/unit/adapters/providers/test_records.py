@@ -212,12 +212,13 @@ def test_a_server_that_speaks_openais_wire_is_one_record_of_a_few_lines(monkeypa
     said = {"choices": [{"message": {"content": "Beep."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3}}
     transport = Scripted(200, said, {"x-ratelimit-limit-requests": "60"})
     sender = Sender(found, wire, transport, ReplyReader("string"))
-    (reply,) = asyncio.run(sender([Request(key="k", content="Hi", prompt_tokens=1)]))
+    sent = asyncio.run(sender([Request(key="k", content="Hi", prompt_tokens=1)]))
+    (reply,) = sent.results
     ((url, headers, body),) = transport.posted
     assert (url, headers["authorization"]) == ("https://api.acme.example/v1/chat/completions", "Bearer K1")
     assert body == {"model": "roadrunner-1", "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]}
     assert reply.text == "Beep."
-    assert sender.seen == Limits(requests_per_minute=60)
+    assert sent.limits == Limits(requests_per_minute=60)
 
 
 def test_a_models_name_decides_the_task_where_none_is_given_whether_registered_or_not():

@@ -20,9 +20,9 @@ from batch_infer.adapters.coordinator import (
     DriverService,
     DriverUnreachable,
     Reporter,
-    ServiceAddress,
 )
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.secret import SecretReference
 
@@ -412,6 +412,7 @@ def test_a_hook_that_blocks_or_fails_holds_up_no_heartbeat(service, client, capl
 
 KILLED = """
 from batch_infer.adapters.coordinator import DriverClient
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import Counters, TaskId
 (address,) = arguments
 client = DriverClient(address)
@@ -436,6 +437,7 @@ FORKS = """
 import os, warnings
 warnings.simplefilter("ignore")  # forking with threads is what this is about
 from batch_infer.adapters.coordinator import Directive, DriverClient
+from batch_infer.contract.plan import ServiceAddress
 from batch_infer.contract.progress import Counters, TaskId
 (address,) = arguments
 client = DriverClient(address)

@@ -75,7 +75,7 @@ def test_a_rate_is_shared_by_a_long_and_a_short_task_and_no_request_is_refused(e
 
 def test_when_the_driver_goes_away_a_task_goes_on_with_its_share_and_says_so(endpoint_factory, service, caplog):
     caplog.set_level(logging.WARNING)
-    leases._said.clear()
+    leases.said.forget()
     endpoint = endpoint_factory(latency_s=0.01)
     tasks = Tasks(service, endpoint.base_url, slots=4, requests_per_minute=2400)  # 40 a second; 10 a second alone
     tasks.start(0, 130)

@@ -58,7 +58,7 @@ def ask(process, endpoint, *requests, parameters=None, result_type="string", dri
     """One attempt with credentials as a worker opens them; the raised error stands for all rows."""
     given = {"model": "m", "base_url": endpoint.base_url.removesuffix("/v1"), "api_key": "env:THE_KEY", **fields}
     made = build_endpoint("mine", {name: value for name, value in given.items() if value is not None})
-    credentials = open_credentials("call", made, process, driver)
+    credentials = open_credentials(made, process, lambda reference: driver and driver.secret("call", reference))
     wire = open_wire(
         made,
         base_url=made.base_url,
@@ -240,7 +240,7 @@ def test_a_secret_that_leads_to_nothing_stops_the_job(tell, process, monkeypatch
 def test_many_requests_at_once_fetch_one_token(tell, process):
     endpoint = tell(oauth_client=CLIENT, latency_s=0.01)
     made = build_endpoint("mine", {"model": "m", "base_url": endpoint.base_url[:-3], **OAUTH, "api_key": None})
-    credentials = open_credentials("call", made, process, None)
+    credentials = open_credentials(made, process, lambda _: None)
     transport = credentials.over(process.transport(made))
     wire = open_wire(made, base_url=made.base_url, parameters={}, response_format=None, api_key=None)
     sender = Sender(made, wire, transport, ReplyReader("string"))

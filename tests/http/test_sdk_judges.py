@@ -112,7 +112,7 @@ def ours(process, request, *, parameters=None, response_format=None, files=(), *
         for i, content in enumerate(rows)
     ]
     oauth = endpoint.client_id is not None
-    credentials = open_credentials("call", endpoint, process, None) if oauth else Credentials(KEY)
+    credentials = open_credentials(endpoint, process, lambda _: None) if oauth else Credentials(KEY)
     wire = open_wire(
         endpoint,
         base_url=endpoint.base_url,

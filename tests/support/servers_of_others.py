@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import contextmanager
 
-from batch_infer.adapters.coordinator.grants import Leases
+from batch_infer.adapters.coordinator.grants import Grants
 from batch_infer.adapters.providers.calls import check_call, open_wire
 from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.worker.process import Feed
@@ -90,7 +90,7 @@ def run(process, requests: Sequence, *, parameters=None, response_format=None, f
     )
 
     async def all_of(feed):
-        leases = Leases(endpoint, 1, clock, process.loop, Tally())  # no driver: it grants itself all there is
+        leases = Grants(endpoint, 1, clock, process.loop, Tally())  # no driver: it grants itself all there is
         keeping = asyncio.ensure_future(leases.keep())
         engine = Run(
             feed,

@@ -1,4 +1,4 @@
-"""Endpoints, tasks and messages in virtual time: real `LeasedPermits` and a real `Pool`, everything else simulated."""
+"""Endpoints, tasks and messages in virtual time: real `TaskPermits` and a real `Pool`, everything else simulated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from batch_infer.contract.limits import Amount, Limits
-from batch_infer.engine.budget.permits import LeasedPermits
+from batch_infer.engine.budget.permits import TaskPermits
 from batch_infer.engine.budget.pool import Pool
 from batch_infer.engine.estimate import OutputEstimate
 from batch_infer.engine.ports import Ending
@@ -184,7 +184,7 @@ class Task:
     name: str = "task"
     done_at: float | None = None
     sent: list = field(default_factory=list)
-    permits: LeasedPermits | None = None
+    permits: TaskPermits | None = None
 
 
 class World:
@@ -231,7 +231,7 @@ class World:
         await asyncio.sleep(task.starts_at)
         async with slots:
             hurried = asyncio.Event()
-            task.permits = permits = LeasedPermits(self.limits, self.clock, self.random.random, hurried.set)
+            task.permits = permits = TaskPermits(self.limits, self.clock, self.random.random, hurried.set)
             waiting = deque(task.rows)
             estimate = OutputEstimate(max((row.max_tokens for row in task.rows), default=1))
             reporter = asyncio.ensure_future(self._report(task, hurried))

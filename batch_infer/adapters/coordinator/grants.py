@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.limits import Grant
-from batch_infer.engine.budget.permits import LeasedPermits
+from batch_infer.contract.say_once import SayOnce
+from batch_infer.engine.budget.permits import TaskPermits
 from batch_infer.engine.budget.pool import Pool
 from batch_infer.engine.ports import Clock
 from batch_infer.engine.tally import Tally
@@ -25,10 +26,11 @@ FIRST_ANSWER_S = 5.0
 longer than the first grant was good (a model server that starts, a secret that is fetched)."""
 
 _log = logging.getLogger(__name__)
-_said: set[str] = set()
+said = SayOnce(_log)
+"""What this process has said of endpoints without grants."""
 
 
-class Leases:
+class Grants:
     """One task attempt's permits, and what keeps them supplied.
 
     Args:
@@ -40,7 +42,7 @@ class Leases:
 
     Attributes:
         permits: What the window asks.
-        hurry: Has the task report early to the driver. Called on the loop; must not block.
+        come_early: Has the task report early to the driver. Called on the loop; must not block.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class Leases:
         loop: asyncio.AbstractEventLoop,
         tally: Tally,
     ) -> None:
-        self.hurry: Callable[[], None] = lambda: None
-        self.permits = LeasedPermits(endpoint.limits, clock, random.random, self._come_early)
+        self.come_early: Callable[[], None] = lambda: None
+        self.permits = TaskPermits(endpoint.limits, clock, random.random, self._come_early)
         self._endpoint = endpoint
         self._slots = max(1, slots)
         self._clock = clock
@@ -62,7 +64,7 @@ class Leases:
         self._own: Pool | None = None
 
     def _come_early(self) -> None:
-        self.hurry()
+        self.come_early()
 
     def take(self, grant: Grant) -> None:
         """Takes a grant of the driver. From any thread."""
@@ -91,12 +93,11 @@ class Leases:
 
     def _say(self) -> None:
         name = self._endpoint.name
-        if name not in _said:
-            _said.add(name)
-            _log.warning(
-                "Endpoint %r: the driver grants this worker nothing, so its tasks keep to a share of their own: the "
-                "endpoint's limits divided by %d task slots. They go back to the shared budget when the driver "
-                "answers. Said once.",
-                name,
-                self._slots,
-            )
+        said.warning(
+            name,
+            "Endpoint %r: the driver grants this worker nothing, so its tasks keep to a share of their own: the "
+            "endpoint's limits divided by %d task slots. They go back to the shared budget when the driver answers. "
+            "Said once.",
+            name,
+            self._slots,
+        )

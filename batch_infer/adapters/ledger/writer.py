@@ -28,6 +28,7 @@ from batch_infer.adapters.ledger.records import (
 )
 from batch_infer.contract.errors import SinkError
 from batch_infer.contract.reply import Outcome
+from batch_infer.contract.say_once import SayOnce
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ LOSS_WINDOW_S = 5.0
 MIN_FREE_BYTES = 16 * 1024 * 1024
 """Room for the replies to what is already in flight, when the disk fills up."""
 
-_said: set[str] = set()
+said = SayOnce(logger)
+"""What this process has said of ledgers."""
 
 
 class LedgerWriter:
@@ -84,15 +86,14 @@ class LedgerWriter:
             self._log = SegmentLog(
                 files, name, self._recent, first, window_rows=loss_window_rows, window_s=loss_window_s
             )
-            if files.root not in _said:
-                _said.add(files.root)
-                logger.warning(
-                    "The ledger at %s is on a store without append: a killed task loses up to %d replies, or those of "
-                    "the last %g seconds, and pays for them again. A local or mounted path loses none.",
-                    files.root,
-                    loss_window_rows,
-                    loss_window_s,
-                )
+            said.warning(
+                files.root,
+                "The ledger at %s is on a store without append: a killed task loses up to %d replies, or those of the "
+                "last %g seconds, and pays for them again. A local or mounted path loses none.",
+                files.root,
+                loss_window_rows,
+                loss_window_s,
+            )
 
     def intend(self, keys: Sequence[str], endpoint: str = "", run: str = "") -> None:
         """Records that one request for these keys is about to be sent, by this run.

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from batch_infer.adapters.coordinator.client import DriverClient, DriverError
+from batch_infer.adapters.coordinator.client import DriverError
 from batch_infer.adapters.credentials.bearer import BearerTransport, Token, TokenSource
 from batch_infer.adapters.credentials.oauth import client_credentials
 from batch_infer.adapters.credentials.secrets import Secret, resolve
@@ -49,9 +49,14 @@ class Credentials:
 
 
 def open_credentials(
-    call_id: str, endpoint: Endpoint, process: WorkerProcess, client: DriverClient | None
+    endpoint: Endpoint, process: WorkerProcess, ask: Callable[[SecretReference], str | None]
 ) -> Credentials:
     """An endpoint's credentials, for one task. Blocks while references are resolved; fetches no token yet.
+
+    Args:
+        endpoint: Whose.
+        process: Keeps tokens for all tasks.
+        ask: Gives a secret that this process cannot resolve: the task's link to the driver.
 
     Raises:
         JobRejected: a reference leads to nothing.
@@ -60,8 +65,8 @@ def open_credentials(
 
     def secret(name: str, reference: SecretReference) -> str:
         value = resolve(reference)
-        if value is None and client is not None:
-            value = client.secret(call_id, reference)
+        if value is None:
+            value = ask(reference)
         if value is None:
             raise JobRejected(
                 f"endpoint {endpoint.name!r}: its {name} {str(reference)!r} leads to nothing, neither on the worker "

@@ -13,10 +13,8 @@ from dataclasses import replace
 
 import msgspec
 
-from batch_infer.adapters.coordinator.client import DriverClient, DriverError
-from batch_infer.adapters.coordinator.grants import Leases
-from batch_infer.adapters.coordinator.protocol import Directive
-from batch_infer.adapters.coordinator.reporter import Reporter
+from batch_infer.adapters.coordinator.client import DriverError
+from batch_infer.adapters.coordinator.task_link import TaskLink
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.ledger.records import type_digest
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
@@ -25,9 +23,9 @@ from batch_infer.adapters.providers.calls import open_wire
 from batch_infer.adapters.worker.credentials import open_credentials
 from batch_infer.adapters.worker.process import Feed, WorkerProcess
 from batch_infer.adapters.worker.sender import Sender
-from batch_infer.contract.errors import EndpointError, JobRejected, SinkError
+from batch_infer.contract.errors import JobRejected
 from batch_infer.contract.plan import CallPlan
-from batch_infer.contract.progress import Counters, TaskId
+from batch_infer.contract.progress import TaskId
 from batch_infer.contract.reply import Outcome
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
@@ -50,23 +48,16 @@ def answer(
         JobRejected: no row can succeed, or another task of this call has already found so.
         EndpointError: a row failed for good, under `fail_on_error`.
     """
-    process = WorkerProcess.current()
-    client = process.client(plan.service)
-    tally = Tally()
-
-    def count() -> Counters:
-        return tally.snapshot(plan.endpoint)
-
-    clock = SystemClock()
-    leases = Leases(plan.endpoint, plan.slots, clock, process.loop, tally)
-    directive = _check_in(client, plan, task, count(), leases)
-    send = _open_sender(plan, process, client, reader)
+    process, tally, clock = WorkerProcess.current(), Tally(), SystemClock()
+    link = TaskLink(process.client(plan.service), plan, task, clock=clock, loop=process.loop, tally=tally)
+    link.check_in()
+    send = _open_sender(plan, process, link, reader)
     with contextlib.closing(_open_store(plan, process, task)) as store:
         feed = Feed(process.loop, batches)
         run = Run(
             feed,
             send,
-            leases.permits,
+            link.permits,
             store,
             clock,
             policy=RetryPolicy.of(plan.endpoint),
@@ -83,43 +74,8 @@ def answer(
         def halt(reason: str) -> None:
             process.loop.call_soon_threadsafe(run.halt, reason)
 
-        reporter = None
-        if client is not None:
-            reporter = Reporter(
-                client,
-                plan.call_id,
-                task,
-                count,
-                stop,
-                on_halt=halt,
-                standing=leases.permits.standing,
-                on_grant=leases.take,
-            )
-            leases.hurry = reporter.hurry
-        if directive.halt:
-            halt(directive.halt)
-        with _reporting(reporter), process.meanwhile(leases.keep()):
+        with link.open(stop=stop, halt=halt), process.meanwhile(link.keep()):
             yield from _results(run, feed, process)
-
-
-def _check_in(
-    client: DriverClient | None, plan: CallPlan, task: TaskId, counters: Counters, leases: Leases
-) -> Directive:
-    """Asks the driver whether to begin at all, and for the first grant.
-
-    Raises:
-        JobRejected: the call is to stop.
-    """
-    directive = None
-    if client is not None:
-        directive = client.report(plan.call_id, task, counters, standing=leases.permits.standing())
-    if directive is None:
-        return Directive()
-    if directive.stop:
-        raise JobRejected(directive.stop, kind="stopped")
-    if directive.grant is not None:
-        leases.take(directive.grant)
-    return directive
 
 
 def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]:
@@ -131,23 +87,6 @@ def _results(run: Run, feed: Feed, process: WorkerProcess) -> Iterator[Finished]
     finally:
         feed.close()
         process.wait(results.aclose())  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _reporting(reporter: Reporter | None) -> Iterator[None]:
-    """Heartbeats to the driver while the block runs; what ends the job is published before it is raised."""
-    if reporter is None:
-        yield
-        return
-    reporter.start()
-    try:
-        yield
-    except (EndpointError, SinkError) as error:
-        if getattr(error, "kind", None) != "stopped":
-            reporter.fatal(str(error))
-        raise
-    finally:
-        reporter.close()
 
 
 def bounds_of(plan: CallPlan) -> Bounds:
@@ -186,12 +125,13 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
     )
 
 
-def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None, reader: ReplyReader) -> Send:
+def _open_sender(plan: CallPlan, process: WorkerProcess, link: TaskLink, reader: ReplyReader) -> Send:
     endpoint = plan.endpoint
     is_local = PROVIDERS[endpoint.provider].is_embedded
     try:
-        base_url = _local_address(plan, client) if is_local else endpoint.base_url
-        credentials = open_credentials(plan.call_id, endpoint, process, client)
+        local = "embed" if endpoint.task == "embeddings" else "chat"
+        base_url = link.local_address(local) if is_local else endpoint.base_url
+        credentials = open_credentials(endpoint, process, link.secret)
     except DriverError as error:
         raise JobRejected(f"endpoint {endpoint.name!r}: {error}", kind="unreachable") from None
     wire = open_wire(
@@ -214,12 +154,6 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
         return await sender([replace(request, content=text) for request, text in zip(requests, inputs, strict=True)])
 
     return send_fitted
-
-
-def _local_address(plan: CallPlan, client: DriverClient | None) -> str:
-    if client is None:
-        raise DriverError("its server runs on the driver, which this worker cannot reach.")
-    return client.local_address(plan.call_id, "embed" if plan.endpoint.task == "embeddings" else "chat")
 
 
 async def _next(results: AsyncIterator[Finished]) -> Finished | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batch_infer.contract.limits import Dimensions, Grant
-from batch_infer.engine.budget.dimensions import DIMENSIONS, Vector
+from batch_infer.engine.budget.dimensions import DIMENSIONS, Vector, of_record, zeros
 
 TOLERANCE = 1e-6
 """What floating-point sums may be short of."""
@@ -29,8 +29,8 @@ class Recent:
     """How fast a task has been spending, lately."""
 
     def __init__(self) -> None:
-        self.per_second = [0.0, 0.0, 0.0, 0.0]
-        self._spent = [0.0, 0.0, 0.0, 0.0]
+        self.per_second = zeros()
+        self._spent = zeros()
         self._at: float | None = None
 
     def note(self, spent: Sequence[float], now: float) -> None:
@@ -45,19 +45,19 @@ class Recent:
             self._at = now
 
 
-class Lease:
+class Account:
     """One task's part. Not thread-safe; all times are the caller's clock, in seconds."""
 
     def __init__(self) -> None:
-        self.spent = [0.0, 0.0, 0.0, 0.0]
+        self.spent = zeros()
         self.limited: tuple[int, ...] = ()
         """The dimensions that are limited in rate."""
         self.opens_at = 0.0
         """When the pace allows the next request."""
-        self._granted = [0.0, 0.0, 0.0, 0.0]
-        self._returned = [0.0, 0.0, 0.0, 0.0]
-        self._saved = [0.0, 0.0, 0.0, 0.0]
-        self._seconds_each = [0.0, 0.0, 0.0, 0.0]
+        self._granted = zeros()
+        self._returned = zeros()
+        self._saved = zeros()
+        self._seconds_each = zeros()
 
     @property
     def returned(self) -> Dimensions:
@@ -89,12 +89,12 @@ class Lease:
 
     def end_saving(self) -> None:
         """The request that was saved for has been sent, or is gone."""
-        self._saved = [0.0, 0.0, 0.0, 0.0]
+        self._saved = zeros()
 
     def take(self, grant: Grant, now: float, saving_for: Vector | None) -> None:
         """Takes a grant: it is spread over `grant.refresh_s`."""
         self.limited = ()
-        for d, granted in enumerate((grant.requests, grant.tokens, grant.input_tokens, grant.output_tokens)):
+        for d, granted in enumerate(of_record(grant)):
             if granted is None:
                 continue
             self.limited += (d,)

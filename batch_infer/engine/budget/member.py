@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from batch_infer.contract.limits import Standing
-from batch_infer.engine.budget.dimensions import Vector, vector
+from batch_infer.engine.budget.dimensions import Vector, of_record, vector, zeros
 
 
 class Member:
     """One task attempt."""
 
     def __init__(self, standing: Standing, now: float) -> None:
-        self.granted = [0.0, 0.0, 0.0, 0.0]
+        self.granted = zeros()
         self.limited: frozenset[int] = frozenset()
-        self.asked = [0.0, 0.0, 0.0, 0.0]
+        self.asked = zeros()
         """Beyond what it had, when it was heard last: it is taken to ask for as much again."""
-        self.lacks = [0.0, 0.0, 0.0, 0.0]
+        self.lacks = zeros()
         """What it lacks for its smallest request."""
         self.claim_s = 0.0
         """Its share of what has flowed in since it asked, in seconds of the whole flow; negative: it was given more."""
@@ -66,5 +66,4 @@ def spent(standing: Standing) -> Vector:
 
 def returned(standing: Standing) -> Vector:
     """What was returned, dimension by dimension."""
-    back = standing.returned
-    return (back.requests, back.tokens, back.input_tokens, back.output_tokens)
+    return tuple([value or 0.0 for value in of_record(standing.returned)])

@@ -1,6 +1,6 @@
 """Owns a task's side of a shared budget: who waits, and who is admitted. Does not carry messages.
 
-window ──acquire, settle──▶ LeasedPermits ──standing──▶ engine.pool
+window ──acquire, settle──▶ TaskPermits ──standing──▶ engine.pool
                                           ◀──grant────
 """
 
@@ -10,12 +10,12 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.limits import Amount, Grant, Limits, Standing
-from batch_infer.engine.budget.account import Lease, Recent
-from batch_infer.engine.budget.dimensions import DIMENSIONS, REQUESTS, TOKENS, WORDS, ZERO, Vector, per_minute, vector
+from batch_infer.engine.budget.account import Account, Recent
+from batch_infer.engine.budget.dimensions import DIMENSIONS, REQUESTS, TOKENS, ZERO, Vector, amount, vector, zeros
+from batch_infer.engine.budget.fitting import too_large, within
 from batch_infer.engine.ports import Clock, Ending, Permit
 
 IN_FLIGHT_PER_TASK = 256
@@ -47,7 +47,7 @@ class _Waiter:
         self.future = future
 
 
-class LeasedPermits:
+class TaskPermits:
     """A task's side of a shared budget: it may use what `take` brings. No I/O.
 
     Contract: requests are admitted in their order, repeated ones first, but one that is too large for what is there
@@ -70,9 +70,9 @@ class LeasedPermits:
         self._random = random
         self._hurry = hurry
         self._lock = threading.Lock()  # the reporter's thread reads and returns; all else is the event loop's
-        self._lease = Lease()
+        self._lease = Account()
         self._queue: deque[_Waiter] = deque()
-        self._waiting = [0.0, 0.0, 0.0, 0.0]
+        self._waiting = zeros()
         self._least: list[float] | None = None  # of a queue that was searched in vain: what nobody in it needs less of
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -203,9 +203,9 @@ class LeasedPermits:
             self._standings += 1
             return Standing(
                 number=self._standings,
-                spent=_amount(lease.spent),
-                waiting=_amount(self._waiting) if self._queue else Amount(),
-                wanted=_amount(wanted),
+                spent=amount(lease.spent),
+                waiting=amount(self._waiting) if self._queue else Amount(),
+                wanted=amount(wanted),
                 smallest=smallest,
                 returned=lease.returned,
                 in_flight=self._in_flight,
@@ -277,7 +277,7 @@ class LeasedPermits:
         lease, queue = self._lease, self._queue
         if lease.fits(queue[0].vector):
             return 0
-        if self._least is not None and not lease.fits((*self._least,), ahead=True):  # type: ignore[arg-type]
+        if self._least is not None and not lease.fits((*self._least,), ahead=True):
             return None
         for index, waiter in enumerate(queue):
             if index and lease.fits(waiter.vector, ahead=True):
@@ -369,12 +369,11 @@ class LeasedPermits:
         likely = [LIKELY * rate * self._refresh_s for rate in self._recent.per_second]
         waiting = len(self._queue)
         if not waiting:
-            return (likely[0], likely[1], likely[2], likely[3]) if likely[REQUESTS] >= 0.5 else ZERO
+            return tuple(likely) if likely[REQUESTS] >= 0.5 else ZERO
         slots = max(0, self._may_fly - self._in_flight) + 2 * self._recent.per_second[REQUESTS] * self._refresh_s + 1
         share = min(1.0, slots / waiting)
         head = self._queue[0].vector
-        a, b, c, d = (max(share * self._waiting[i], likely[i], head[i]) for i in DIMENSIONS)
-        return (a, b, c, d)
+        return tuple([max(share * self._waiting[d], likely[d], head[d]) for d in DIMENSIONS])
 
     def _ask_early(self, now: float, *, begins: bool = False) -> None:
         """Hurries when the task waits for a grant: at first, and when it has used one up; not again and again."""
@@ -387,33 +386,3 @@ class LeasedPermits:
             self._hurried_at = now
             self._admitted_since_take = False
             self._hurry()
-
-
-def within(need: Amount, seen: Limits) -> Amount:
-    """What is set aside where headers tell of a limit on output tokens alone (Anthropic): no more than ever fits.
-
-    Such endpoints count what a reply is, not what it may be, so `max_tokens` above the limit is no reason to refuse.
-    """
-    most = seen.output_tokens_per_minute
-    if most is None:
-        return need
-    if seen.tokens_per_minute is not None:
-        most = min(most, seen.tokens_per_minute - need.input_tokens)
-    return need if most < 0 or need.output_tokens <= most else Amount(need.requests, need.input_tokens, most)
-
-
-def too_large(need: Vector, limits: Limits) -> RowRejected | None:
-    """The error of a request that needs more than a whole minute's tokens; `None` when it fits."""
-    for d, limit in enumerate(per_minute(limits)):
-        if d != REQUESTS and limit is not None and need[d] > limit:
-            name = WORDS[d]
-            return RowRejected(
-                f"the request needs about {need[d]:.0f} tokens, more than the endpoint's {name} ({limit:g}) ever "
-                "allow. Shorten it or lower max_tokens.",
-                kind="too_large",
-            )
-    return None
-
-
-def _amount(values: Sequence[float]) -> Amount:
-    return Amount(values[REQUESTS], values[2], values[3])

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from batch_infer.contract.limits import Grant, Limits, Standing
 from batch_infer.engine.budget.bucket import Bucket
 from batch_infer.engine.budget.controller import Controller
-from batch_infer.engine.budget.dimensions import DIMENSIONS, REQUESTS, WORDS, per_minute, tighter, vector
+from batch_infer.engine.budget.dimensions import (
+    DIMENSIONS,
+    NAMES,
+    REQUESTS,
+    WORDS,
+    per_minute,
+    tighter,
+    vector,
+    zeros,
+)
 from batch_infer.engine.budget.member import Member, returned, spent
 from batch_infer.engine.budget.slots import Slots
 
@@ -84,11 +93,11 @@ class Pool:
         self._throttled = 0
         self._binding: int | None = None
         self._binding_at = -math.inf
-        self._use = [0.0, 0.0, 0.0, 0.0]
+        self._use = zeros()
         self._used_at = now
 
         self._swept_at = -math.inf
-        self._kept_back = [0.0, 0.0, 0.0, 0.0]
+        self._kept_back = zeros()
         self._asking: list[Member] = []
         self._slots = Slots()
         self._set_rates(now)
@@ -113,12 +122,8 @@ class Pool:
             self._sweep(now)
         self._grant_rates(asking)
         self._slots.grant(asking, self._window, now)
-        requests, tokens, incoming, outgoing = (asking.granted[d] if d in self._buckets else None for d in DIMENSIONS)
         return Grant(
-            requests=requests,
-            tokens=tokens,
-            input_tokens=incoming,
-            output_tokens=outgoing,
+            **{NAMES[d]: asking.granted[d] for d in DIMENSIONS if d in self._buckets},
             max_in_flight=asking.told,
             epoch=self._controller.epoch,
             closed_s=max(0.0, self._closed_until - now),
@@ -257,7 +262,7 @@ class Pool:
         self._asking = asking = [one for one in self._members.values() if one.asks and one.heard_at >= late_before]
         step = min(now - self._swept_at, 2 * self.refresh_s) / len(asking) if asking else 0.0
         self._swept_at = now
-        self._kept_back = [0.0, 0.0, 0.0, 0.0]
+        self._kept_back = zeros()
         lacking = [1.0, 0.0, 0.0, 0.0]
         for one in asking:
             due_s = max(one.asked[d] / bucket.rate for d, bucket in self._buckets.items()) if self._buckets else 0.0
@@ -279,8 +284,8 @@ class Pool:
         member.granted[REQUESTS] = max(member.granted[REQUESTS], standing.spent.requests + standing.returned.requests)
         member.limited = limited
         wanted, smallest = vector(standing.wanted), vector(standing.smallest)
-        asked = [0.0, 0.0, 0.0, 0.0]
-        lacks = [0.0, 0.0, 0.0, 0.0]
+        asked = zeros()
+        lacks = zeros()
         for d in limited:
             left = member.left(d)
             asked[d] = max(0.0, wanted[d] - left)
@@ -308,11 +313,11 @@ class Pool:
         Never less than its smallest request needs, or nothing at all: pieces in many hands would help nobody.
         """
         buckets = self._buckets
-        nothing = [0.0, 0.0, 0.0, 0.0]
+        nothing = zeros()
         if not any(asked):
             return nothing, False
         part = 1.0
-        free = [0.0, 0.0, 0.0, 0.0]
+        free = zeros()
         for d, bucket in buckets.items():
             own = member.kept_back(d, bucket.rate)
             others = max(0.0, self._kept_back[d] - own)

@@ -11,7 +11,7 @@ from batch_infer.contract.limits import Amount, Limits
 from batch_infer.contract.reply import Failure, Outcome, Reply, Usage
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Batch, Bounds
-from batch_infer.engine.budget.permits import LeasedPermits
+from batch_infer.engine.budget.permits import TaskPermits
 from batch_infer.engine.budget.pool import Pool
 from batch_infer.engine.ports import Ending, NoStore, Sent
 from batch_infer.engine.retry import RetryPolicy
@@ -640,7 +640,7 @@ def test_a_wrong_reply_whose_repair_was_cut_off_by_a_halt_is_not_final():
 # The throttle deadline, under permits that slow down
 
 
-class LeasedBySelf(LeasedPermits):
+class LeasedBySelf(TaskPermits):
     """Permits of a pool that is asked directly, every 100 ms."""
 
     def __init__(self, clock, limits=None):

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from batch_infer.adapters.coordinator import grants as leases_module
-from batch_infer.adapters.coordinator.grants import Leases
+from batch_infer.adapters.coordinator.grants import Grants
 from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.limits import Amount, Grant
 from batch_infer.engine.ports import Ending
@@ -32,7 +32,7 @@ def using(scenario, **fields):
 
     async def main():
         clock, tally, sent = VirtualClock(), Tally(), []
-        leases = Leases(endpoint, SLOTS, clock, LoopStandIn(), tally)
+        leases = Grants(endpoint, SLOTS, clock, LoopStandIn(), tally)
 
         async def ask():
             while True:
@@ -66,7 +66,7 @@ def between(sent, start, end):
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    leases_module._said.clear()
+    leases_module.said.forget()
 
 
 def test_without_a_driver_a_task_keeps_to_limit_by_slots_and_says_so_once(caplog):
@@ -110,7 +110,7 @@ def test_a_task_that_took_longer_to_open_than_its_first_grant_was_good_waits_for
 
     async def main(answers):
         clock, tally = VirtualClock(), Tally()
-        leases = Leases(endpoint, SLOTS, clock, LoopStandIn(), tally)
+        leases = Grants(endpoint, SLOTS, clock, LoopStandIn(), tally)
         leases.take(Grant(max_in_flight=1, valid_s=4.0))
         await clock.sleep(60)  # a model server starts
         keeping = asyncio.ensure_future(leases.keep())

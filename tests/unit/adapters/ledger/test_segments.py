@@ -89,7 +89,7 @@ def test_an_old_segment_is_uploaded_although_it_is_not_full(bucket):
 
 
 def test_the_loss_window_is_said_once(bucket, caplog):
-    writer._said.clear()
+    writer.said.forget()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             open_store(bucket(), loss_window_rows=7, loss_window_s=3).close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.limits import Amount, Grant, Limits
-from batch_infer.engine.budget.permits import IN_FLIGHT_PER_TASK, MOST_IN_FLIGHT_PER_TASK, LeasedPermits
+from batch_infer.engine.budget.permits import IN_FLIGHT_PER_TASK, MOST_IN_FLIGHT_PER_TASK, TaskPermits
 from batch_infer.engine.ports import Ending, SystemClock
 from tests.support.virtual_clock import VirtualClock, run_virtually
 
@@ -22,7 +22,7 @@ def virtual(scenario, limits=None, random=lambda: 0.5):
 
     async def main():
         clock, hurries = VirtualClock(), []
-        permits = LeasedPermits(limits or Limits(), clock, random, lambda: hurries.append(clock.now()))
+        permits = TaskPermits(limits or Limits(), clock, random, lambda: hurries.append(clock.now()))
         return await scenario(permits, clock, hurries)
 
     return run_virtually(main())
@@ -536,7 +536,7 @@ def test_standings_from_another_thread_never_give_away_what_is_spent():
     standings = []
 
     async def main():
-        permits = LeasedPermits(Limits(), SystemClock(), lambda: 0.5, lambda: None)
+        permits = TaskPermits(Limits(), SystemClock(), lambda: 0.5, lambda: None)
         permits.take(Grant(requests=granted, max_in_flight=100, refresh_s=1e-9, valid_s=1000))
 
         def report():

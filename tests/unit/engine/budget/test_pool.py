@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_infer.contract.limits import Amount, Limits, Standing
-from batch_infer.engine.budget.account import Lease
+from batch_infer.engine.budget.account import Account
 from batch_infer.engine.budget.dimensions import TOKENS, ZERO
 from batch_infer.engine.budget.pool import FORGOTTEN_AFTER, Pool
 
@@ -21,7 +21,7 @@ class Member:
         self.pool = pool
         self.name = name
         self.need = (1.0, tokens, tokens, 0.0)
-        self.lease = Lease()
+        self.lease = Account()
         self.number = 0
         self.sent = 0
         self.in_flight = 0

@@ -14,11 +14,10 @@ from batch_infer.contract.limits import Amount
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request
 from batch_infer.engine.batches import Row
-from batch_infer.engine.estimate import OutputEstimate
-from batch_infer.engine.patience import Patience
 from batch_infer.engine.ports import Clock, Ending, Permit, Permits, Send, Sent, Store
-from batch_infer.engine.retry import RetryPolicy, RetryState, repairing, wait_before_retry
+from batch_infer.engine.retry import Patience, RetryPolicy, RetryState, repairing, wait_before_retry
 from batch_infer.engine.tally import Tally
+from batch_infer.engine.token_estimates import OutputEstimate
 
 UNREACHABLE = frozenset({"connect", "connect_timeout", "dns"})
 

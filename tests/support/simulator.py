@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from batch_infer.contract.limits import Amount, Limits
 from batch_infer.engine.budget.permits import TaskPermits
 from batch_infer.engine.budget.pool import Pool
-from batch_infer.engine.estimate import OutputEstimate
 from batch_infer.engine.ports import Ending
+from batch_infer.engine.token_estimates import OutputEstimate
 from tests.support.virtual_clock import VirtualClock, run_virtually
 
 MESSAGE_S = 0.005

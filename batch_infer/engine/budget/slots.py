@@ -7,10 +7,9 @@ what is in flight already when the window shrinks.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from batch_infer.engine.budget.member import Member
-from batch_infer.engine.budget.shares import max_min
 
 HEADROOM = 0.5
 """Of its part of the slots that nobody wants that a member may use unasked; the rest is there for newcomers."""
@@ -78,3 +77,23 @@ class Slots:
             return int(now - member.turn_from < TURN_S or self._starving <= self._yielding)
         earlier = sum(one.starves and one.turn_from < member.turn_from for one in self._members)
         return int(earlier < free)
+
+
+def max_min(total: float, demands: Iterable[float]) -> tuple[float, float]:
+    """The level and the extra at which `min(demand, level) + extra`, summed over all, is `total`.
+
+    Args:
+        total: What there is; 0 or more.
+        demands: What each wants; 0 or more.
+
+    Returns:
+        The level; infinite when there is enough for all. The extra: what is over then, divided equally.
+    """
+    left = total
+    ordered = sorted(demands)
+    for index, demand in enumerate(ordered):
+        share = left / (len(ordered) - index)
+        if demand >= share:
+            return share, 0.0
+        left -= demand
+    return math.inf, left / max(1, len(ordered))

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.engine.estimate import KNOWN_AFTER, OutputEstimate
+from batch_infer.engine.token_estimates import KNOWN_AFTER, OutputEstimate
 
 
 def test_the_most_is_reserved_until_enough_replies_are_known():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.engine.budget.shares import max_min
+from batch_infer.engine.budget.slots import max_min
 
 DEMANDS = st.lists(st.floats(0, 1000), min_size=1, max_size=30)
 

@@ -16,7 +16,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from batch_infer.adapters.local.weights import default_cache_dir
-from batch_infer.spark.tables.rules import DELTA_CATALOG, DELTA_EXTENSION, delta_package
+from batch_infer.spark.tables.delta_rules import DELTA_CATALOG, DELTA_EXTENSION, delta_package
 
 # Spark has these, and newer ones; or no test needs them.
 LEFT_OUT = (

@@ -28,7 +28,7 @@ DIES_BEFORE_THE_COMMIT = textwrap.dedent("""
     import os, signal, sys
     from pyspark.java_gateway import ensure_callback_server_started
     from pyspark.sql import SparkSession
-    from batch_infer.spark.tables.rules import DELTA_CATALOG, DELTA_EXTENSION
+    from batch_infer.spark.tables.delta_rules import DELTA_CATALOG, DELTA_EXTENSION
     from batch_infer.spark.tables import Transaction, write_table
 
     path, mode, jars = sys.argv[1:]

@@ -15,6 +15,7 @@ from batch_infer.spark.job.phases import is_same_input
 from batch_infer.spark.job.work_folder import ADDING, WorkFolder
 from batch_infer.spark.tables import TableExistsError, Written, check_merge_key, check_target
 from batch_infer.spark.tables.filesystem import Files, read_parquet
+from batch_infer.spark.tables.sinks import SINKS
 
 
 @contextlib.contextmanager
@@ -27,7 +28,8 @@ def started(
     one has written, if it had come so far.
     """
     spark, mode = df.sparkSession, table["mode"]
-    may_share = table["format"] == "delta" and mode in ADDING  # Delta settles which of two commits is first
+    sink = SINKS.get(table["format"])
+    may_share = sink is not None and sink.settles_conflicts and mode in ADDING
     claim = Claim.take(Files(spark, output), work.job, alone=not may_share)
     try:
         continued = work.unfinished() if mode == "resume" else None

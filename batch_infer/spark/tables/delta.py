@@ -16,16 +16,16 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
-from batch_infer.spark.tables.filesystem import Files
-from batch_infer.spark.tables.rules import (
+from batch_infer.spark.tables.delta_rules import (
     DELTA_CATALOG,
     DELTA_EXTENSION,
-    Siblings,
-    Transaction,
+    check_names,
     how_to_get_delta,
     merge_statement,
-    quoted,
 )
+from batch_infer.spark.tables.filesystem import Files
+from batch_infer.spark.tables.rules import Schema, Siblings, Transaction, Written, quoted
+from batch_infer.spark.tables.sink import Sink, Write
 
 _EXAMPLES = 3
 _RECENT_COMMITS = 100
@@ -141,7 +141,7 @@ def check_merge_key(df: DataFrame, merge_key: Sequence[str]) -> None:
         )
 
 
-def write(
+def write_commit(
     df: DataFrame,
     files: Files,
     names: Siblings,
@@ -237,3 +237,67 @@ def _merge(
 
 def _name(files: Files) -> str:
     return f"delta.`{files.root.replace('`', '``')}`"
+
+
+class DeltaSink(Sink):
+    """A Delta table, changed by one commit."""
+
+    name = "delta"
+    modes = (*Sink.modes, "merge")
+    settles_conflicts = True
+    may_lack_columns = True
+
+    def check_session(self, spark: SparkSession) -> None:
+        """See `Sink.check_session`."""
+        check_session(spark)
+
+    def check_names(self, schema: Schema) -> None:
+        """See `Sink.check_names`."""
+        check_names(schema)
+
+    def has_table(self, files: Files, names: Siblings, mode: str) -> bool:
+        """See `Sink.has_table`."""
+        return has_table(files, names, mode)
+
+    def written(self, spark: SparkSession, files: Files, names: Siblings, mode: str) -> Written | None:
+        """See `Sink.written`."""
+        commit = commit_of(spark, files, tag_of(names))
+        if commit is None:
+            return None
+        clean(files, names, mode)
+        return Written(commit[0], files.root, commit[1])
+
+    def existing_schema(self, spark: SparkSession, files: Files) -> StructType:
+        """See `Sink.existing_schema`."""
+        return existing_schema(spark, files)
+
+    def partition_columns(self, spark: SparkSession, files: Files) -> list[str]:
+        """See `Sink.partition_columns`."""
+        return partition_columns(spark, files)
+
+    def how_to_add(self, path: str, columns: str) -> str:
+        """See `Sink.how_to_add`."""
+        return f"ALTER TABLE delta.{quoted(path)} ADD COLUMNS ({columns})"
+
+    def check_merge_key(self, df: DataFrame, merge_key: Sequence[str]) -> None:
+        """See `Sink.check_merge_key`."""
+        check_merge_key(df, merge_key)
+
+    def write(self, df: DataFrame, files: Files, names: Siblings, write: Write) -> Written:
+        """See `Sink.write`."""
+        if write.mode == "merge":
+            check_merge_key(df, write.merge_key)
+        rows, version = write_commit(
+            df,
+            files,
+            names,
+            mode=write.mode,
+            merge_key=write.merge_key,
+            partition_by=write.partition_by,
+            transaction=write.transaction,
+            on_step=write.on_step,
+        )
+        return Written(rows, files.root, version)
+
+
+DELTA = DeltaSink()

@@ -22,9 +22,11 @@ from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError, SinkError
 from batch_infer.spark.tables.filesystem import Files, read_parquet
-from batch_infer.spark.tables.rules import Siblings
+from batch_infer.spark.tables.rules import Siblings, Written
+from batch_infer.spark.tables.sink import Sink, Write
 
 SUCCESS = "_SUCCESS"
+"""File, written last, that says that a table is whole."""
 
 
 def has_table(files: Files) -> bool:
@@ -108,7 +110,7 @@ def partition_columns(files: Files) -> list[str]:
         folder = f"{folder}/{inner}"
 
 
-def write(
+def write_files(
     df: DataFrame,
     files: Files,
     names: Siblings,
@@ -217,3 +219,45 @@ def _move_in(files: Files, names: Siblings, on_step: Callable[[str], None]) -> i
     files.rename(f"{files.root}/{names.journal}", f"{files.root}/{names.marker}")
     clean(files, names)
     return int(journal["rows"])
+
+
+class ParquetSink(Sink):
+    """A folder of Parquet files, replaced by one rename."""
+
+    name = "parquet"
+
+    def has_table(self, files: Files, names: Siblings, mode: str) -> bool:  # noqa: ARG002 - see `Sink`
+        """See `Sink.has_table`."""
+        return has_table(files)
+
+    def is_whole(self, files: Files) -> bool:
+        """See `Sink.is_whole`."""
+        return files.exists(f"{files.root}/{SUCCESS}")
+
+    def written(self, spark: SparkSession, files: Files, names: Siblings, mode: str) -> Written | None:  # noqa: ARG002
+        """See `Sink.written`."""
+        rows = rows_written_by(files, names)
+        if rows is None:
+            return None
+        clean(files, names)
+        return Written(rows, files.root)
+
+    def existing_schema(self, spark: SparkSession, files: Files) -> StructType | None:
+        """See `Sink.existing_schema`."""
+        return existing_schema(spark, files)
+
+    def partition_columns(self, spark: SparkSession, files: Files) -> list[str]:  # noqa: ARG002
+        """See `Sink.partition_columns`."""
+        return partition_columns(files)
+
+    def untyped_columns(self, spark: SparkSession, files: Files) -> list[str]:  # noqa: ARG002
+        """See `Sink.untyped_columns`; partition columns are only text in the names of folders."""
+        return partition_columns(files)
+
+    def write(self, df: DataFrame, files: Files, names: Siblings, write: Write) -> Written:
+        """See `Sink.write`."""
+        rows = write_files(df, files, names, mode=write.mode, partition_by=write.partition_by, on_step=write.on_step)
+        return Written(rows, files.root)
+
+
+PARQUET = ParquetSink()

@@ -5,25 +5,13 @@ Types are in Spark's JSON form (`StructType.jsonValue()`). Does not read or writ
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batch_infer.contract.errors import ConfigError
 
-FORMATS = ("parquet", "delta")
-MODES = ("error", "overwrite", "append", "merge")
-
-DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
-DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-_DELTA_RELEASES = {"3.5": "delta-spark_{scala}:3.3.2", "4": "delta-spark_{spark}_{scala}:4.4.0"}
-"""Jars by Spark version: Delta 3.3 is the last for Spark 3.5; since Delta 4.1 a jar's name holds Spark's version.
-
-Source: Maven Central's metadata of io.delta. The newest is 4.4.0; Python's delta-spark 4.4.1 has no jar of its own."""
-_NOT_IN_DELTA_NAMES = frozenset(" ,;{}()\n\t=")
-"""Source: Delta's protocol without column mapping, which follows Parquet's old rule for names."""
 _UNSTORABLE = ("void", "interval")
 
 Schema = Mapping[str, Any]
@@ -113,28 +101,6 @@ class Siblings:
         return f"_batch_infer-{self.commit_id}.moving.json"
 
 
-def check_choice(*, format: str, mode: str, merge_key: Sequence[str]) -> None:  # noqa: A002 - the user's own word
-    """Refuses unknown formats and modes, and those that do not go together.
-
-    Raises:
-        ConfigError: with the names that exist.
-    """
-    for what, value, known in (("format", format, FORMATS), ("mode", mode, MODES)):
-        if value not in known:
-            near = difflib.get_close_matches(str(value), known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            offered = (*known, "resume") if what == "mode" else known  # which is known before this is asked
-            raise ConfigError(f"the output's {what} is one of {', '.join(offered)}; got {value!r}.{hint}")
-    if mode == "merge" and format != "delta":
-        raise ConfigError("mode 'merge' updates rows in place, which Parquet cannot. Use format='delta'.")
-    if mode == "merge" and not merge_key:
-        raise ConfigError(
-            "mode 'merge' needs merge_key: the columns that say which row of the table a new row replaces."
-        )
-    if mode != "merge" and merge_key:
-        raise ConfigError(f"merge_key is given, but mode is {mode!r}, which has no use for it. Use mode='merge'.")
-
-
 def check_schema(
     schema: Schema,
     *,
@@ -145,7 +111,7 @@ def check_schema(
     """Refuses what no table of this format can hold, whatever is at the path.
 
     Raises:
-        ConfigError: a column without a type, two of one name, a name that Delta has no room for, an unknown column.
+        ConfigError: a column without a type, two of one name, an unknown column.
     """
     names = [field["name"] for field in schema["fields"]]
     seen: dict[str, str] = {}
@@ -156,8 +122,6 @@ def check_schema(
             )
         seen[name.lower()] = name
     _check_types(schema, format)
-    if format == "delta":
-        _check_delta_names(schema)
     for what, columns in (("merge_key", merge_key), ("partition_by", partition_by)):
         for column in columns:
             if column not in names:
@@ -175,11 +139,10 @@ def _check_types(schema: Schema, format: str) -> None:  # noqa: A002
             )
 
 
-def _check_delta_names(schema: Schema) -> None:
-    for place in _names(schema, ""):
-        unfit = sorted(_NOT_IN_DELTA_NAMES.intersection(place))
-        if unfit:
-            raise ConfigError(f"a Delta column's name cannot hold {unfit[0]!r}: {place!r}. Rename it with .alias(…).")
+def no_statement(path: str, columns: str) -> str | None:
+    """For tables to which no statement adds columns."""
+    del path, columns
+    return None
 
 
 def check_fit(
@@ -187,18 +150,19 @@ def check_fit(
     existing: Schema,
     *,
     path: str,
-    format: str,  # noqa: A002
+    may_lack_columns: bool = False,
+    how_to_add: Callable[[str, str], str | None] = no_statement,
     untyped: Sequence[str] = (),
 ) -> None:
     """Refuses a schema that does not fit an existing table: names and types are equal, nullability aside.
-
-    A Delta table may have columns that the output has not: they are NULL in new rows, and kept in merged ones.
 
     Args:
         schema: Of the rows to write.
         existing: Of the table.
         path: Of the table, for the message.
-        format: Of both.
+        may_lack_columns: Whether the table may have columns that the output has not: they are NULL in new rows, and
+            kept in merged ones.
+        how_to_add: The statement that adds columns to the table at a path, for the message.
         untyped: Columns whose type is not compared: the partition columns of a Parquet table are only text.
 
     Raises:
@@ -217,7 +181,7 @@ def check_fit(
             differences.append(f"{name} is written {twin} there")
         elif ddl(kind) != ddl(old[name]) and name not in untyped:
             differences.append(f"{name} is {ddl(kind)} here and {ddl(old[name])} there")
-    if format == "parquet":
+    if not may_lack_columns:
         lower = {name.lower() for name in new}
         differences += [
             f"{name} {ddl(kind)} is missing here" for name, kind in old.items() if name.lower() not in lower
@@ -225,8 +189,8 @@ def check_fit(
     if not differences:
         return
     remedy = "Select and cast the columns to fit, or write to another path."
-    if format == "delta" and len(added) == len(differences):
-        remedy = f"Add them first: ALTER TABLE delta.{quoted(path)} ADD COLUMNS ({', '.join(added)})"
+    if len(added) == len(differences) and (statement := how_to_add(path, ", ".join(added))) is not None:
+        remedy = f"Add them first: {statement}"
     raise ConfigError(f"the output does not fit the table at {path}: {'; '.join(differences)}. {remedy}")
 
 
@@ -257,53 +221,14 @@ def _leaves(kind: Any, place: str) -> list[tuple[str, Any]]:
     return [leaf for name, child in children for leaf in _leaves(child, name)] if children else [(place, kind)]
 
 
-def _names(kind: Any, place: str) -> list[str]:
+def names_in(kind: Any, place: str) -> list[str]:
+    """Every name in a type, of fields inside fields too."""
     names = []
     for name, child in _children(kind, place):
-        names += [name, *_names(child, name)]
+        names += [name, *names_in(child, name)]
     return names
-
-
-def merge_statement(path: str, view: str, key: Sequence[str], columns: Sequence[str]) -> str:
-    """MERGE by key: rows of the view update those of the table, or are inserted. NULL keys are equal to each other."""
-    on = " AND ".join(f"t.{quoted(name)} <=> s.{quoted(name)}" for name in key)
-    updates = ", ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in columns if name not in key)
-    names = ", ".join(map(quoted, columns))
-    values = ", ".join(f"s.{quoted(name)}" for name in columns)
-    matched = f"WHEN MATCHED THEN UPDATE SET {updates} " if updates else ""
-    return (
-        f"MERGE INTO delta.{quoted(path)} t USING {quoted(view)} s ON {on} {matched}"  # noqa: S608 - all are quoted
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"
-    )
 
 
 def quoted(name: str) -> str:
     """A name as an identifier of Spark SQL, in backticks."""
     return "`" + name.replace("`", "``") + "`"
-
-
-def delta_package(spark_version: str, scala_version: str) -> str:
-    """The Maven coordinates of Delta for a running Spark, as `--packages` takes them."""
-    spark = ".".join(spark_version.split(".")[:2])
-    scala = ".".join(scala_version.split(".")[:2])
-    release = _DELTA_RELEASES.get(spark) or _DELTA_RELEASES["4"]
-    return f"io.delta:{release.format(spark=spark, scala=scala)}"
-
-
-def how_to_get_delta(missing: str, spark_version: str, scala_version: str) -> str:
-    """The message for a session that cannot speak Delta: what is missing, and the lines that add it."""
-    package = delta_package(spark_version, scala_version)
-    catalog = "spark.sql.catalog.spark_catalog"
-    return (
-        f"format 'delta': {missing}. It must be there when the session starts; start it again with either\n"
-        f"  spark-submit --packages {package} \\\n"
-        f"    --conf spark.sql.extensions={DELTA_EXTENSION} \\\n"
-        f"    --conf {catalog}={DELTA_CATALOG} …\n"
-        "or, in Python, after spark.stop() and in a fresh process if the jar is what is missing:\n"
-        "  SparkSession.builder \\\n"
-        f'    .config("spark.jars.packages", "{package}") \\\n'
-        f'    .config("spark.sql.extensions", "{DELTA_EXTENSION}") \\\n'
-        f'    .config("{catalog}", "{DELTA_CATALOG}") \\\n'
-        "    .getOrCreate()\n"
-        "or write format='parquet'."
-    )

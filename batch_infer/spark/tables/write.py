@@ -1,6 +1,6 @@
 """Owns writing a finished DataFrame as a table, and saying beforehand whether that can work. Never calls a model.
 
-What is written where is `spark.tables.parquet`'s and `spark.tables.delta`'s.
+Knows no kind of table by name: what is written where is the sink's (`spark.tables.sinks`). On the driver.
 """
 
 from __future__ import annotations
@@ -12,20 +12,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.tables import delta, parquet
 from batch_infer.spark.tables.filesystem import Files
-from batch_infer.spark.tables.rules import (
-    Siblings,
-    Transaction,
-    Written,
-    check_choice,
-    check_fit,
-    check_schema,
-)
-
-
-def _nothing(step: str) -> None:
-    del step
+from batch_infer.spark.tables.rules import Siblings, Transaction, Written, check_fit
+from batch_infer.spark.tables.sink import Sink, Write, quietly
+from batch_infer.spark.tables.sinks import SINKS, check_choice, check_schema
 
 
 class TableExistsError(ConfigError):
@@ -51,8 +41,8 @@ def check_target(
     Args:
         spark: The session that will write.
         path: The table's folder.
-        format: parquet or delta.
-        mode: error, overwrite, append or merge (Delta only).
+        format: A sink's name.
+        mode: error, overwrite, append, or merge where the sink can.
         schema: Of the rows to come.
         merge_key: For merge: the columns that say which row is replaced. Where unsure that they are unique, call
             `check_merge_key` on the input, before it is paid for.
@@ -66,27 +56,25 @@ def check_target(
         ConfigError: an argument, the session, or what is at the path does not allow it.
         SinkError: the file system does not allow it.
     """
-    check_choice(format=format, mode=mode, merge_key=merge_key)
+    sink = check_choice(format=format, mode=mode, merge_key=merge_key)
     check_schema(schema.jsonValue(), format=format, merge_key=merge_key, partition_by=partition_by)
-    if format == "delta":
-        delta.check_session(spark)
+    sink.check_session(spark)
     files = Files(spark, path)
     names = _names(files, transaction)
-    exists = parquet.has_table(files) if format == "parquet" else delta.has_table(files, names, mode)
-    if exists:
+    if sink.has_table(files, names, mode):
         if transaction is not None:
-            written = _already(spark, files, names, format, mode)
+            written = sink.written(spark, files, names, mode)
             if written is not None:
                 return written
         if mode == "error":
-            unfinished = format == "parquet" and not files.exists(f"{files.root}/{parquet.SUCCESS}")
+            unfinished = not sink.is_whole(files)
             raise TableExistsError(
                 f"there is a table at {files.root}, and mode is 'error'"
                 f"{' (it has no _SUCCESS: its writer may have died)' if unfinished else ''}. "
                 "Write to another path, or with mode='overwrite' or 'append'."
             )
         if mode in ("append", "merge"):
-            _check_existing(spark, files, format, schema, partition_by)
+            _check_existing(spark, files, sink, schema, partition_by)
     _check_writable(files, names)
     return None
 
@@ -100,7 +88,7 @@ def write_table(
     merge_key: Sequence[str] = (),
     transaction: Transaction | None = None,
     partition_by: Sequence[str] = (),
-    on_step: Callable[[str], None] = _nothing,
+    on_step: Callable[[str], None] = quietly,
 ) -> Written:
     """Writes a DataFrame as a table, all of it or nothing, and once for each transaction.
 
@@ -118,8 +106,8 @@ def write_table(
     Args:
         df: All rows.
         path: The table's folder.
-        format: parquet or delta.
-        mode: error, overwrite, append or merge (Delta only).
+        format: A sink's name.
+        mode: error, overwrite, append, or merge where the sink can.
         merge_key: For merge: the columns that say which row is replaced.
         transaction: This write's identity; a repetition changes nothing, and clears what a killed run left beside the
             table. `None`: each call writes, and a killed one's leftovers stay.
@@ -148,60 +136,29 @@ def write_table(
         return written
     files = Files(spark, path)
     names = _names(files, transaction)
-    if format == "parquet":
-        rows = parquet.write(df, files, names, mode=mode, partition_by=partition_by, on_step=on_step)
-        return Written(rows, files.root)
-    if mode == "merge":
-        delta.check_merge_key(df, merge_key)
-    rows, version = delta.write(
-        df,
-        files,
-        names,
-        mode=mode,
-        merge_key=merge_key,
-        partition_by=partition_by,
-        transaction=transaction,
-        on_step=on_step,
-    )
-    return Written(rows, files.root, version)
+    write = Write(mode=mode, merge_key=merge_key, partition_by=partition_by, transaction=transaction, on_step=on_step)
+    return SINKS[format].write(df, files, names, write)
 
 
 def _names(files: Files, transaction: Transaction | None) -> Siblings:
     return Siblings.of(files.root, transaction.commit_id if transaction is not None else uuid.uuid4().hex[:16])
 
 
-def _already(spark: SparkSession, files: Files, names: Siblings, format: str, mode: str) -> Written | None:  # noqa: A002
-    if format == "parquet":
-        rows = parquet.rows_written_by(files, names)
-        if rows is None:
-            return None
-        parquet.clean(files, names)
-        return Written(rows, files.root)
-    commit = delta.commit_of(spark, files, delta.tag_of(names))
-    if commit is None:
-        return None
-    delta.clean(files, names, mode)
-    return Written(commit[0], files.root, commit[1])
-
-
 def _check_existing(
-    spark: SparkSession,
-    files: Files,
-    format: str,  # noqa: A002
-    schema: StructType,
-    partition_by: Sequence[str],
+    spark: SparkSession, files: Files, sink: Sink, schema: StructType, partition_by: Sequence[str]
 ) -> None:
-    if format == "parquet":
-        existing = parquet.existing_schema(spark, files)
-        if existing is None:
-            return
-        partitions = parquet.partition_columns(files)
-        untyped = partitions
-    else:
-        existing = delta.existing_schema(spark, files)
-        partitions = delta.partition_columns(spark, files)
-        untyped = []
-    check_fit(schema.jsonValue(), existing.jsonValue(), path=files.root, format=format, untyped=untyped)
+    existing = sink.existing_schema(spark, files)
+    if existing is None:
+        return
+    check_fit(
+        schema.jsonValue(),
+        existing.jsonValue(),
+        path=files.root,
+        may_lack_columns=sink.may_lack_columns,
+        how_to_add=sink.how_to_add,
+        untyped=sink.untyped_columns(spark, files),
+    )
+    partitions = sink.partition_columns(spark, files)
     if partition_by and list(partition_by) != partitions:
         there = ", ".join(partitions) or "nothing"
         raise ConfigError(

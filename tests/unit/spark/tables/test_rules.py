@@ -7,17 +7,14 @@ import pickle
 import pytest
 
 from batch_infer.contract.errors import ConfigError
-from batch_infer.spark.tables.rules import (
-    Siblings,
-    Transaction,
-    check_choice,
-    check_fit,
-    check_schema,
-    ddl,
-    delta_package,
-    how_to_get_delta,
-    merge_statement,
-)
+from batch_infer.spark.tables.delta_rules import delta_package, how_to_get_delta, merge_statement
+from batch_infer.spark.tables.rules import Siblings, Transaction, check_fit, ddl
+from batch_infer.spark.tables.sinks import SINKS, check_choice, check_schema
+
+
+def how(name):
+    sink = SINKS[name]
+    return {"may_lack_columns": sink.may_lack_columns, "how_to_add": sink.how_to_add}
 
 
 def field(name, kind):
@@ -87,7 +84,7 @@ def test_keys_and_partitions_are_columns():
 
 
 def test_nullability_does_not_keep_a_schema_from_fitting():
-    check_fit(struct(v=array("float")), struct(v=array("float", False)), path="p", format="parquet")
+    check_fit(struct(v=array("float")), struct(v=array("float", False)), path="p", **how("parquet"))
 
 
 def test_every_difference_to_the_table_is_named():
@@ -95,7 +92,7 @@ def test_every_difference_to_the_table_is_named():
     with pytest.raises(
         ConfigError, match="v is ARRAY<DOUBLE> here and ARRAY<FLOAT> there; Reply is written reply there"
     ):
-        check_fit(new, old, path="p", format="parquet")
+        check_fit(new, old, path="p", **how("parquet"))
 
 
 def test_columns_that_a_delta_table_lacks_come_with_the_statement_that_adds_them():
@@ -103,18 +100,18 @@ def test_columns_that_a_delta_table_lacks_come_with_the_statement_that_adds_them
     with pytest.raises(
         ConfigError, match=r"ALTER TABLE delta\.`p` ADD COLUMNS \(`usage` STRUCT<`total_tokens`: BIGINT>\)"
     ):
-        check_fit(new, struct(id="long"), path="p", format="delta")
+        check_fit(new, struct(id="long"), path="p", **how("delta"))
 
 
 def test_only_delta_tables_may_have_columns_that_the_output_has_not():
-    check_fit(struct(id="long"), struct(id="long", label="string"), path="p", format="delta")
+    check_fit(struct(id="long"), struct(id="long", label="string"), path="p", **how("delta"))
     with pytest.raises(ConfigError, match="label STRING is missing here"):
-        check_fit(struct(id="long"), struct(id="long", label="string"), path="p", format="parquet")
+        check_fit(struct(id="long"), struct(id="long", label="string"), path="p", **how("parquet"))
 
 
 def test_partition_columns_of_parquet_are_compared_by_name_only():
     check_fit(
-        struct(id="long", day="string"), struct(id="long", day="date"), path="p", format="parquet", untyped=["day"]
+        struct(id="long", day="string"), struct(id="long", day="date"), path="p", **how("parquet"), untyped=["day"]
     )
 
 

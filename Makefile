@@ -12,14 +12,25 @@ export PYSPARK_DRIVER_PYTHON := $(abspath $(BIN)/python)
 SUBMIT := $(BIN)/spark-submit --master 'local[2]' --conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false \
 	--conf spark.sql.session.timeZone=UTC --driver-java-options "-Dlog4j2.configurationFile=file:$(abspath jobs/log4j2.properties)"
 
-.PHONY: run test test-long check bench lock clean java python
+.PHONY: run test unit test-long check docs bench lock clean java python
 
+# The JVM says that Spark uses an incubator module; nobody can act on it.
+run: SHELL := /bin/bash
 run: $(VENV)/.run java
-	$(SUBMIT) jobs/quickstart.py $(OUT)
+	@$(SUBMIT) jobs/quickstart.py $(OUT) 2> >(grep -v "Using incubator modules" >&2)
 
 test: $(VENV)/.dev java
 	$(BIN)/python -m pytest -m "not long and not bench" -q tests/delta
-	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta --ignore=tests/cluster
+	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta --ignore=tests/cluster \
+		--cov=batch_infer --cov-report=
+
+# No JVM, no socket; under a minute.
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit
+
+# The tables of docs/ that follow from the code.
+docs: $(VENV)/.dev
+	$(BIN)/python -m docs.generate
 
 # Real processes that are killed, and what takes minutes.
 test-long: $(VENV)/.dev java
@@ -30,6 +41,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/typed_usage.py
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev java

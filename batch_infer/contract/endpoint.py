@@ -218,6 +218,7 @@ def _number(*, low: float, whole: bool = False, low_allowed: bool = False) -> Ca
     bound = f"of at least {low:g}" if low_allowed else f"above {low:g}"
 
     def check(value: Any) -> float | int:
+        number = math.nan
         try:
             number = float(value)
             good = (
@@ -238,6 +239,7 @@ def _url(value: Any) -> str:
     text = str(value)
     if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
         raise ConfigError("credentials inside a URL end up in logs; put a reference into 'api_key' instead.")
+    url = urlsplit("")
     try:
         url = urlsplit(text)
         good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0

@@ -144,8 +144,8 @@ def _type_of_several(schemas: Any, root: Mapping[str, Any], path: str, depth: in
 
 
 def _type_of_values(values: Any, where: str) -> tuple[TypeJson, bool]:
-    names: dict[type, TypeJson] = {str: "string", bool: "boolean", int: "long", float: "double"}
-    kinds = {names.get(type(value), "") for value in values if value is not None}
+    names: dict[type, str] = {str: "string", bool: "boolean", int: "long", float: "double"}
+    kinds: set[Any] = {names.get(type(value), "") for value in values if value is not None}
     if len(kinds) != 1 or "" in kinds:
         raise ConfigError(f"JSON Schema: at {where}, the values are of several types, and a Spark column has one.")
     return kinds.pop(), None in values

@@ -91,7 +91,7 @@ def ledger_path(spark: SparkSession, settings: Mapping[str, str], given: str | N
 def task_slots(spark: SparkSession) -> int:
     """Tasks that the cluster can run at the same time now; by this, limits are divided."""
     context = spark.sparkContext
-    master = context.master
+    master = str(context.master)
     local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
     if local:
         cores = (os.cpu_count() or 1) if local.group(1) == "*" else int(local.group(1) or 1)

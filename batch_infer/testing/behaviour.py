@@ -53,7 +53,7 @@ class Behaviour:
         self._passed = 0
         self._rules = [_Armed(rule) for rule in config.rules]
         client = config.oauth_client
-        self.tokens = client and IssuedTokens(client, config.oauth_lifetime_s, config.oauth_token_uses)
+        self.tokens = None if not client else IssuedTokens(client, config.oauth_lifetime_s, config.oauth_token_uses)
 
     def authorised(self, key: str | None) -> bool:
         """Whether a request with this key passes; counts the request."""

@@ -38,7 +38,8 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
     by_field: list[replies.Api] = [api for field, api in _FIELDS.items() if field in body]
-    api = by_path if by_path is not None else [*by_field, "completions"][0]
+    rest: replies.Api = "completions"
+    api: replies.Api = by_path if by_path is not None else next(iter(by_field), rest)
     prompts = _PROMPTS[api](body)
     return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
 

@@ -67,7 +67,7 @@ def test_in_sql(spark, endpoint, no_ledger):
         ("is_normalized(array('a'))", "the vector is an ARRAY<FLOAT> or ARRAY<DOUBLE>; got ARRAY<STRING>"),
         ("is_normalized(array(1D), -1)", "a number above 0; got -1"),
         ("is_normalized(array(1D), id)", "'tol' must be a constant"),
-        ("is_normalized()", "takes a vector"),
+        ("is_normalized()", "the argument 'vector' is missing"),
     ],
 )
 def test_wrong_arguments_are_refused_in_sql(spark, call, words):

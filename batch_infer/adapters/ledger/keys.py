@@ -44,7 +44,8 @@ class Columns(NamedTuple):
 
     def take(self, rows: Any) -> Columns:
         """The same rows of every column: a slice, a mask or indexes."""
-        return Columns(*(column[rows] for column in self))
+        taken: list[Any] = [column[rows] for column in self]
+        return Columns(*taken)
 
     @property
     def size(self) -> int:

@@ -114,6 +114,8 @@ def bert_to_gguf(weights: Path, vocabulary: Path, config: Path, target: Path) ->
             if key.startswith("pooler.") or key.endswith(".position_ids"):
                 continue
             name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+            if name is None:
+                raise ValueError(f"the weights hold {key!r}, which the model does not have.")
             data = tensors.get_tensor(key).astype(np.float32)
             if data.ndim == 2 and not name.startswith(("position_embd", "token_types")):
                 eight = gguf.GGMLQuantizationType.Q8_0

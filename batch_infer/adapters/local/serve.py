@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import importlib
 import json
 import os
 import select
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _start(path: Path, model: LocalModel, port: int) -> Any:
-    import xllamacpp  # noqa: PLC0415 - slow, and of the `local` extra
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # slow, and of the `local` extra
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

@@ -1,28 +1,42 @@
-"""Owns the `Endpoint` record: its fields, their defaults, and what each may hold. Does not look endpoints up.
+"""Owns the `Endpoint` record: its fields, their defaults, and what each may hold. On driver and workers.
 
 The same fields, under the same names, are arguments of `register_endpoint`, keys of a TOML table, and Spark settings
-`spark.batch_infer.endpoint.<name>.<field>`; text from settings is converted here.
+`spark.batch_infer.endpoint.<name>.<field>`; text from settings is converted here. Does not look endpoints up, and knows
+no provider: `adapters.providers` does.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
 
 from batch_infer.contract.errors import ConfigError
+from batch_infer.contract.field_texts import with_field_texts
 from batch_infer.contract.limits import Limits
-from batch_infer.contract.providers import PROVIDERS, check_provider, with_defaults
-from batch_infer.contract.secret import SecretReference
+from batch_infer.contract.misspelt import did_you_mean
+from batch_infer.contract.say_once import SayOnce
+from batch_infer.contract.secret import SecretReference, is_reference, looks_like_a_secret
 
 Task = Literal["chat", "completions", "embeddings", "custom"]
 TASKS: tuple[str, ...] = get_args(Task)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts to which plain http leaves no machine."""
+PATHS_CUT = ("/chat/completions", "/completions", "/embeddings", "/v1/messages", "/responses")
+"""Ends of an address that name a task's path, which is added to `base_url` again when a request is sent."""
+
+Pairs = tuple[tuple[str, str], ...]
+"""Names and values, each value literal or a reference to a secret."""
+
+_said = SayOnce(logging.getLogger("batch_infer"))
 
 
+@with_field_texts
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A model behind an address. Frozen and picklable; holds the *reference* to a secret, never the secret.
@@ -33,20 +47,27 @@ class Endpoint:
     name: str
     """What SQL calls it."""
     provider: str = "openai"
-    """`openai`: any OpenAI-compatible server. Or `azure`, `databricks`, `anthropic`, `gemini`, `local`."""
+    """`openai`: any OpenAI-compatible server. Others, such as `anthropic` or `groq`: see the table of providers."""
     base_url: str = ""
-    """Up to, and without, `/chat/completions`, `/embeddings` or `/v1/messages`; of `azure` and `databricks` the
-    resource's or workspace's address. `anthropic` and `gemini` have a default. Empty for `local`."""
+    """Address up to, and without, `/chat/completions`, `/embeddings` or `/v1/messages`; of `azure` and `databricks` the
+    resource's or workspace's. Providers with one address for everybody have it as default."""
     model: str = ""
     """As the endpoint calls it; Azure's deployment. Of `databricks` the serving endpoint's name, or `endpoint/model`
     for one model of several behind it."""
     task: str = "chat"
-    """`chat`, `completions`, `embeddings`, or `custom` (`databricks` only): inputs to predictions."""
+    """`chat`, `completions`, `embeddings`, or `custom` (`databricks` only): inputs to predictions. Where none is given,
+    models whose name looks like an embeddings model's (`embed`, `bge-`, `gte-`, `e5-`) get `embeddings`."""
     api_version: str | None = None
     """Azure's `api-version`; not needed where base_url ends in `/openai/v1`. Anthropic's `anthropic-version`; by
     default the newest that takes the call's parameters."""
     api_key: str | None = None
-    """A reference: `env:NAME`, `file:/path`, `databricks:scope/key`, `databricks-sdk:PROFILE`. `None` sends none."""
+    """A reference: `env:NAME`, `file:/path`, `databricks:scope/key`, `databricks-sdk:PROFILE`, `google:default`,
+    `aws:PROFILE`. `None` sends none."""
+    headers: Pairs = ()
+    """Further request headers, by name; a value may be a reference, and must be one where it is a secret."""
+    query: Pairs = ()
+    """Parameters added to the address after `?`, by name; values as in `headers`. Literal ones are part of a request's
+    identity."""
     client_id: str | None = None
     """OAuth machine-to-machine on `databricks`, instead of api_key: a reference to the client's id."""
     client_secret: str | None = None
@@ -84,7 +105,9 @@ class Endpoint:
     usd_per_million_cached_tokens: float | None = None
     """Price of prompt tokens served from the endpoint's cache. `None`: as other prompt tokens."""
     transport: str | None = None
-    """`pyreqwest`, `httpx`, or `module:factory` whose result is an `httpx.AsyncBaseTransport`. `None`: the fastest."""
+    """`pyreqwest`, `httpx`, or `module:factory`: a function that takes any of `connect_timeout_s`, `max_connections`,
+    `ca_file`, `proxy`, and returns an `httpx.AsyncBaseTransport`, called once per worker process. `None`: the
+    fastest."""
     ca_file: str | None = None
     """PEM file of certificate authorities to trust beside the usual ones."""
     allow_http: bool = False
@@ -93,14 +116,17 @@ class Endpoint:
     @property
     def identity(self) -> tuple[str, str, str]:
         """What decides replies, as far as the endpoint goes; part of the `request_key`. Not its local name."""
-        version = f"?api-version={self.api_version}" if self.api_version else ""
+        query = [("api-version", self.api_version)] if self.api_version else []
+        query += [pair for pair in self.query if not is_reference(pair[1])]
+        version = "?" + "&".join(f"{name}={value}" for name, value in query) if query else ""
         return (self.provider, self.base_url.rstrip("/") + version, self.model)
 
     @property
     def secrets(self) -> tuple[SecretReference, ...]:
         """Every secret that a worker may need for it."""
-        given = (self.api_key, self.client_id, self.client_secret)
-        return tuple(SecretReference.parse(text) for text in given if text is not None)
+        given = [text for text in (self.api_key, self.client_id, self.client_secret) if text is not None]
+        given += [value for _, value in (*self.headers, *self.query) if is_reference(value)]
+        return tuple(SecretReference.parse(text) for text in given)
 
     @property
     def limits(self) -> Limits:
@@ -129,8 +155,8 @@ class Endpoint:
         return total / 1e6
 
 
-def build_endpoint(name: str, given: Mapping[str, Any]) -> Endpoint:
-    """Makes an `Endpoint` from named fields, whose values may be text.
+def checked_fields(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an endpoint, whose values may be text, each checked by itself; those that are `None` are left out.
 
     Raises:
         ConfigError: names the endpoint, the field, the value (never a secret's), and what is allowed.
@@ -141,10 +167,9 @@ def build_endpoint(name: str, given: Mapping[str, Any]) -> Endpoint:
     for field, value in given.items():
         check = _CHECKS.get(field)
         if check is None:
-            near = get_close_matches(field, _CHECKS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                f"endpoint {name!r}: there is no field {field!r}.{hint} The fields are: {', '.join(_CHECKS)}."
+                f"endpoint {name!r}: there is no field {field!r}.{did_you_mean(field, _CHECKS)} The fields are: "
+                f"{', '.join(_CHECKS)}."
             )
         if value is None:
             continue
@@ -154,14 +179,16 @@ def build_endpoint(name: str, given: Mapping[str, Any]) -> Endpoint:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"endpoint {name!r}, field {field!r}: {value!r} is not allowed: {error}") from None
-    endpoint = Endpoint(**with_defaults(values))
-    _check_together(endpoint)
-    return endpoint
+    return values
 
 
-def _check_together(endpoint: Endpoint) -> None:
+def check_address(endpoint: Endpoint) -> None:
+    """Refuses an endpoint without a model, and plain http to other machines.
+
+    Raises:
+        ConfigError: names the endpoint and the field.
+    """
     where = f"endpoint {endpoint.name!r}"
-    check_provider(endpoint)
     if not endpoint.model:
         raise ConfigError(f"{where}: the field 'model' is missing. Give the model's name as the endpoint calls it.")
     if endpoint.base_url:
@@ -173,12 +200,14 @@ def _check_together(endpoint: Endpoint) -> None:
             )
 
 
-def _one_of(*allowed: str) -> Callable[[Any], str]:
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    """A check that a value is one of these."""
+
     def check(value: Any) -> str:
         if value not in allowed:
-            near = get_close_matches(str(value), allowed, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{value!r} is not allowed; it is one of {', '.join(map(repr, allowed))}.{hint}")
+            raise ConfigError(
+                f"{value!r} is not allowed; it is one of {', '.join(map(repr, allowed))}.{did_you_mean(value, allowed)}"
+            )
         return str(value)
 
     return check
@@ -217,8 +246,59 @@ def _url(value: Any) -> str:
     if not good or text != text.strip():
         raise ConfigError(f"{value!r} is not allowed; it is an http or https URL, such as 'https://api.openai.com/v1'.")
     if url.query or url.fragment:
-        raise ConfigError(f"{str(value)!r} is not allowed; it is a URL without '?' and '#'.")
-    return text.rstrip("/")
+        raise ConfigError(
+            f"{_without_values(text)!r} is not allowed; it is a URL without '?' and '#'. Put what follows '?' into the "
+            "field 'query'."
+        )
+    return _without_path(text.rstrip("/"))
+
+
+def _without_values(url: str) -> str:
+    """A URL for a message: the values in its query may be secrets."""
+    head, mark, query = url.partition("?")
+    names = [f"{name}=…" if looks_like_a_secret(value) else f"{name}={value}" for name, value in parse_qsl(query)]
+    return head + mark + ("&".join(names) or query)
+
+
+def _without_path(url: str) -> str:
+    """The address without a task's path at its end, which people copy from a provider's examples; says so once."""
+    for path in PATHS_CUT:
+        if url.endswith(path):
+            cut = url.removesuffix(path)
+            _said.warning(
+                url, "base_url %r ends in %r, which is added when a request is sent; using %r.", url, path, cut
+            )
+            return cut
+    return url
+
+
+def _pairs(value: Any) -> Pairs:
+    """Names and values from a mapping, from pairs, or from a JSON object as text."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ConfigError("it is a mapping of names to values, or a JSON object as text.") from None
+    items = value.items() if isinstance(value, Mapping) else value
+    try:
+        pairs = tuple((name, text) for name, text in items)
+    except (TypeError, ValueError):
+        raise ConfigError("it is a mapping of names to values, or a JSON object as text.") from None
+    for name, text in pairs:
+        if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_.[]$" for c in name):
+            raise ConfigError(f"{name!r} is no name: letters, digits, '-', '_' and '.'.")
+        if not isinstance(text, str):
+            raise ConfigError(f"the value of {name!r} is text; got {type(text).__name__}.")
+        if is_reference(text):
+            SecretReference.parse(text)
+        elif looks_like_a_secret(text):
+            raise ConfigError(
+                f"the value of {name!r} looks like a secret (its text is not shown). Write a reference to it instead, "
+                "such as 'env:GATEWAY_KEY'."
+            )
+        elif not (text.isascii() and text.isprintable()):
+            raise ConfigError(f"the value of {name!r} holds a character that no header or address may carry.")
+    return pairs
 
 
 def _boolean(value: Any) -> bool:
@@ -258,12 +338,14 @@ _price = _number(low=0, low_allowed=True)
 _count = _number(low=1, whole=True, low_allowed=True)
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "provider": _one_of(*PROVIDERS),
+    "provider": _text,
     "base_url": _url,
     "model": _text,
-    "task": _one_of(*TASKS),
+    "task": one_of(*TASKS),
     "api_version": _api_version,
     "api_key": _secret,
+    "headers": _pairs,
+    "query": _pairs,
     "client_id": _secret,
     "client_secret": _secret,
     "requests_per_minute": _positive,

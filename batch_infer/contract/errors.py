@@ -2,7 +2,8 @@
 
     BatchInferError
     ├ ConfigError (also ValueError)      on the driver, before anything is paid
-    ├ EndpointError                      status, kind, request id, attempts
+    │ └ ArgumentNameError (TypeError)    a keyword argument that a function does not have
+    ├ EndpointError                      status, kind, scope, request id, attempts
     │ ├ Throttled (retry_after_s)        costs time, not attempts
     │ ├ Transient                        retried, capped
     │ ├ Ambiguous                        may have been billed: a small budget of its own, counted
@@ -17,9 +18,13 @@ the first `PROMPT_EXCERPT_CHARS` characters of a prompt.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 PROMPT_EXCERPT_CHARS = 200
+"""Characters of a prompt or of an endpoint's own words that a message holds, at most."""
+
+Scope = Literal["row", "call", "endpoint"]
+"""Whose trouble a failure is: one row's, every row's of the call (a wrong key), or the endpoint's state for now."""
 
 ROW_ERROR_KINDS = (
     "bad_request",
@@ -57,6 +62,10 @@ class ConfigError(BatchInferError, ValueError):
     """A setting, an argument or a type is wrong. Raised on the driver, before any request is sent."""
 
 
+class ArgumentNameError(ConfigError, TypeError):
+    """A function was called with a keyword argument that it does not have; names the nearest one."""
+
+
 class EndpointError(BatchInferError):
     """An endpoint did not give a usable reply.
 
@@ -68,9 +77,12 @@ class EndpointError(BatchInferError):
         retry_after_s: Seconds the endpoint asked to wait, or `None`.
         attempts: Requests sent for this row so far; filled in by the engine.
         usage: What the endpoint billed for the failed attempt, when it said so.
+        scope: Whose trouble it is; by default the class's own.
+        limits: What the failed reply's headers say of the endpoint's limits (`contract.limits.Limits`), if anything.
     """
 
     retryable = False
+    default_scope: Scope = "row"
 
     def __init__(
         self,
@@ -82,6 +94,8 @@ class EndpointError(BatchInferError):
         retry_after_s: float | None = None,
         attempts: int = 1,
         usage: Any = None,
+        scope: Scope | None = None,
+        limits: Any = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -91,6 +105,8 @@ class EndpointError(BatchInferError):
         self.retry_after_s = retry_after_s
         self.attempts = attempts
         self.usage = usage
+        self.scope: Scope = scope or self.default_scope
+        self.limits = limits
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self._state()))
@@ -103,6 +119,8 @@ class EndpointError(BatchInferError):
             "retry_after_s": self.retry_after_s,
             "attempts": self.attempts,
             "usage": self.usage,
+            "scope": self.scope,
+            "limits": self.limits,
         }
 
 
@@ -114,6 +132,7 @@ class Throttled(EndpointError):
     """The endpoint asked us to slow down (429 without a billing code, 503, 529). Nothing was billed."""
 
     retryable = True
+    default_scope = "endpoint"
 
 
 class Transient(EndpointError):
@@ -153,6 +172,8 @@ class WrongReply(RowRejected):
 
 class JobRejected(EndpointError):
     """No row can succeed: authentication, unknown endpoint or model, billing, TLS. Stops the whole job at once."""
+
+    default_scope = "call"
 
 
 class SinkError(BatchInferError):

@@ -6,6 +6,8 @@ A reference is text that names a place, and may stand in settings, plans and log
     file:/absolute/path    a file that holds nothing but the secret
     databricks:scope/key   a Databricks secret scope and a key in it
     databricks-sdk:PROFILE what databricks-sdk authenticates with: a profile of its configuration file, or `default`
+    google:default         Google's application default credentials, by google-auth
+    aws:PROFILE            AWS credentials that sign requests, by botocore: a profile, or `default`
 
 A secret itself never belongs there (Spark writes settings and literals into plans and event logs), so text that looks
 like one is refused, and no message of this module repeats what it was given.
@@ -20,7 +22,10 @@ from itertools import pairwise
 
 from batch_infer.contract.errors import ConfigError
 
-FORMS = "env:NAME, file:/absolute/path, databricks:scope/key or databricks-sdk:PROFILE"
+FORMS = "env:NAME, file:/absolute/path, databricks:scope/key, databricks-sdk:PROFILE, google:default or aws:PROFILE"
+"""What to write, for messages."""
+SHORT_LIVED = ("databricks-sdk", "google", "aws")
+"""Schemes whose secrets change while a query runs: they are asked for again and again."""
 
 _HOW = (
     f"Write a reference to it instead: {FORMS}. "
@@ -69,6 +74,12 @@ MIN_CLASS_CHANGES = 0.25
 change). Random base 62 has 0.45 on average; names like `myServiceOpenAiKeyProduction2024` stay under 0.2."""
 
 
+def is_reference(text: str) -> bool:
+    """Whether text begins as a reference does; `SecretReference.parse` says whether it is a good one."""
+    scheme, colon, _ = text.strip().partition(":")
+    return bool(colon) and scheme in _CHECKS
+
+
 def looks_like_a_secret(text: str) -> bool:
     """Whether `text` has the shape of a credential: a vendor's prefix, a header's value, or long random characters.
 
@@ -103,9 +114,9 @@ class SecretReference:
     """
 
     scheme: str
-    """`env`, `file` or `databricks`."""
+    """`env`, `file`, `databricks`, `databricks-sdk`, `google` or `aws`."""
     locator: str
-    """The variable's name, the absolute path, or `scope/key`."""
+    """The variable's name, the absolute path, `scope/key`, or the profile."""
 
     def __post_init__(self) -> None:
         check = _CHECKS.get(self.scheme)
@@ -182,13 +193,16 @@ def _check_databricks(locator: str) -> None:
         )
 
 
-def _check_databricks_sdk(locator: str) -> None:
-    _refuse_secret(locator, "after 'databricks-sdk:'", "the name of a profile, as in 'databricks-sdk:default'")
-    if not _DATABRICKS_NAME.match(locator):
-        raise ConfigError(
-            "what follows 'databricks-sdk:' is not the name of a profile (the text is not shown). "
-            "Write 'databricks-sdk:default', or a profile of ~/.databrickscfg."
-        )
+def _check_profile(scheme: str, profiles: str) -> Callable[[str], None]:
+    def check(locator: str) -> None:
+        _refuse_secret(locator, f"after '{scheme}:'", f"the name of a profile, as in '{scheme}:default'")
+        if not _DATABRICKS_NAME.match(locator):
+            raise ConfigError(
+                f"what follows '{scheme}:' is not the name of a profile (the text is not shown). "
+                f"Write '{scheme}:default'{profiles}."
+            )
+
+    return check
 
 
 def _refuse_secret(text: str, where: str, instead: str) -> None:
@@ -203,5 +217,7 @@ _CHECKS: Mapping[str, Callable[[str], None]] = {
     "env": _check_env,
     "file": _check_file,
     "databricks": _check_databricks,
-    "databricks-sdk": _check_databricks_sdk,
+    "databricks-sdk": _check_profile("databricks-sdk", ", or a profile of ~/.databrickscfg"),
+    "google": _check_profile("google", ""),
+    "aws": _check_profile("aws", ", or a profile of ~/.aws/config"),
 }

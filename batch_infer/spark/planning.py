@@ -17,8 +17,8 @@ from pyspark.sql.types import DataType, StringType
 
 from batch_infer.adapters.credentials.secrets import resolve, unresolved_message
 from batch_infer.adapters.ledger import LedgerWriter
-from batch_infer.adapters.local.server import check_installed
-from batch_infer.adapters.providers.choose import check_wire
+from batch_infer.adapters.providers.calls import check_call, check_ready
+from batch_infer.adapters.providers.model_list import check_model
 from batch_infer.adapters.providers.registry import find_endpoint
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
@@ -78,13 +78,13 @@ def plan_column(
             "'local/chat' and 'local/embed' work with nothing configured."
         )
     endpoint = find_endpoint(name, settings)
-    if endpoint.provider == "local":
-        check_installed()
+    check_ready(endpoint)
+    check_model(endpoint)
     parameters = check_parameters(model_parameters, endpoint.task)
     for given, near in near_misses(parameters).items():
         logger.warning("modelParameters: %r is sent as it is; did you mean %r?", given, near)
     wire_format, format_type = _response_format(spark, response_format, endpoint)
-    check_wire(endpoint, parameters, wire_format)
+    check_call(endpoint, parameters, wire_format)
     result = _result_type(spark, return_type, endpoint)
     if has_files and endpoint.task != "chat":
         raise ConfigError(

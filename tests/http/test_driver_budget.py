@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from batch_infer.adapters.coordinator import Budget, Directive, DriverClient, DriverService, Reporter
-from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.limits import Amount, Limits, Standing
 from batch_infer.contract.progress import Counters, TaskId
 

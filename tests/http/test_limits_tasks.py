@@ -11,8 +11,8 @@ import pytest
 
 from batch_infer.adapters.coordinator import DriverService
 from batch_infer.adapters.coordinator import grants as leases
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.worker.task import answer
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.plan import CallPlan
 from batch_infer.contract.progress import TaskId
 from batch_infer.contract.request import Request

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.providers.calls import open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.worker.credentials import open_credentials
 from batch_infer.adapters.worker.process import WorkerProcess
 from batch_infer.adapters.worker.sender import Sender
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, WrongReply
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.reply_reader import ReplyReader
@@ -66,7 +66,9 @@ def ask(process, endpoint, *requests, parameters=None, result_type="string", dri
         response_format=None,
         api_key=credentials.api_key,
     )
-    sender = Sender(made, wire, credentials.over(process.transport(made)), ReplyReader(result_type))
+    sender = Sender(
+        made, wire, credentials.over(process.transport(made)), ReplyReader(result_type), secrets=credentials.secrets
+    )
 
     async def send():
         try:

@@ -17,11 +17,11 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.oauth import ClientCredentials
 from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
 
-from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.providers.calls import open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.worker.credentials import Credentials, open_credentials
 from batch_infer.adapters.worker.sender import Sender
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request

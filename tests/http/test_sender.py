@@ -5,11 +5,12 @@ import json
 
 import pytest
 
-from batch_infer.adapters.providers.openai import OpenAIWire
+from batch_infer.adapters.providers.openai import OPENAI
+from batch_infer.adapters.providers.openai_wire import OpenAIWire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.transport import HttpReply
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.adapters.worker.sender import Sender
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import (
     Ambiguous,
     EndpointError,
@@ -33,8 +34,8 @@ def row(text="hello"):
 
 def sender(transport, *, base_url="http://localhost:1/v1", task="chat", result_type="string", timeout_s=5):
     endpoint = build_endpoint("mine", {"base_url": base_url, "model": "m", "task": task, "timeout_s": timeout_s})
-    wire = OpenAIWire(endpoint, base_url=base_url, parameters={}, response_format=None, api_key=KEY)
-    return Sender(endpoint, wire, transport, ReplyReader(result_type))
+    wire = OpenAIWire(endpoint, OPENAI, base_url=base_url, parameters={}, response_format=None, api_key=KEY)
+    return Sender(endpoint, wire, transport, ReplyReader(result_type), secrets=(KEY,))
 
 
 def ask(endpoint, *rows, **settings):

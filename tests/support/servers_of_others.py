@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 
 from batch_infer.adapters.coordinator.grants import Leases
-from batch_infer.adapters.providers.choose import check_wire, open_wire
+from batch_infer.adapters.providers.calls import check_call, open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.adapters.worker.process import Feed
 from batch_infer.adapters.worker.sender import Sender
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import Request
@@ -71,7 +71,7 @@ def run(process, requests: Sequence, *, parameters=None, response_format=None, f
     """Outcomes of one batch through the engine, in order."""
     endpoint = build_endpoint("theirs", {"model": "m", "throttle_deadline_s": 30, **fields})
     checked = check_parameters(parameters, endpoint.task)
-    check_wire(endpoint, checked, response_format)
+    check_call(endpoint, checked, response_format)
     wire = open_wire(
         endpoint, base_url=endpoint.base_url, parameters=checked, response_format=response_format, api_key=KEY
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import importlib
+import json
 import logging
 import os
 from typing import Any, NoReturn
@@ -57,8 +58,8 @@ def resolve(reference: SecretReference) -> str | None:
 
     Contract: reads the environment or the file anew each time and keeps nothing. A trailing line break is stripped.
     `None` means that the place is not there for this process: variable unset or empty, no such file, no permission,
-    Databricks not reachable or not installed. May block on the network for `databricks:` and
-    `databricks-sdk:`.
+    Databricks not reachable or not installed. May block on the network for all schemes but
+    `env:` and `file:`.
 
     Raises:
         ConfigError: the place is there, and what it holds cannot be a key: an empty file, a line break or a character
@@ -70,6 +71,10 @@ def resolve(reference: SecretReference) -> str | None:
         value = _read_file(reference)
     elif reference.scheme == "databricks":
         value = _ask_databricks(reference)
+    elif reference.scheme == "google":
+        value = _google_token()
+    elif reference.scheme == "aws":
+        value = _aws_keys(reference.locator)
     else:
         value = databricks_token(reference.locator)
     return None if value is None else _checked(reference, value)
@@ -82,12 +87,16 @@ def unresolved_message(reference: SecretReference) -> str:
         "file": f"the file {reference.locator} does not exist, or cannot be read",
         "databricks": "neither dbutils nor databricks-sdk could read it (not installed, no access, or no such key)",
         "databricks-sdk": "databricks-sdk is not installed, or finds no credentials",
+        "google": "google-auth is not installed, or finds no application default credentials",
+        "aws": "botocore is not installed, or finds no credentials",
     }[reference.scheme]
     todo = {
         "env": f"Set {reference.locator} where the driver runs (os.environ in a notebook will do) and run again.",
         "file": "Put the key there, on the driver or on every worker, readable by the user that Spark runs as.",
         "databricks": "Check the scope and the key's name, and that the user who runs the job may read the scope.",
         "databricks-sdk": "Set DATABRICKS_TOKEN, or DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET.",
+        "google": "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file.",
+        "aws": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile as in 'aws:PROFILE', or use a role.",
     }[reference.scheme]
     return f"the secret '{reference}' was found neither on the worker nor on the driver: {what}. {todo}"
 
@@ -161,3 +170,33 @@ def databricks_token(profile: str) -> str | None:
         return None
     scheme, _, token = header.partition(" ")
     return token if scheme == "Bearer" else None
+
+
+GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+def _google_token() -> str | None:
+    """An access token of Google's application default credentials."""
+    try:
+        auth = importlib.import_module("google.auth")
+        requests = importlib.import_module("google.auth.transport.requests")
+        credentials, _ = auth.default(scopes=[GOOGLE_SCOPE])
+        credentials.refresh(requests.Request())
+    except Exception as error:  # noqa: BLE001 - any failure means "not here"; its text may quote a header
+        _log.debug("google-auth has no credentials here: %s.", type(error).__name__)
+        return None
+    return str(credentials.token)
+
+
+def _aws_keys(profile: str) -> str | None:
+    """AWS credentials as JSON (`signing.Keys`), by botocore's own chain."""
+    try:
+        session = importlib.import_module("botocore.session").Session(profile=None if profile == "default" else profile)
+        found = session.get_credentials()
+        if found is None:
+            return None
+        keys = found.get_frozen_credentials()
+    except Exception as error:  # noqa: BLE001 - as above
+        _log.debug("botocore has no credentials here: %s.", type(error).__name__)
+        return None
+    return json.dumps({"access_key": keys.access_key, "secret_key": keys.secret_key, "token": keys.token})

@@ -1,32 +1,55 @@
-"""Owns the `Wire` protocol: rows to an HTTP body and back, pure functions of bytes. One module per protocol."""
+"""Protocols and providers: one module a provider exports one `Provider` record, and this is the list of them.
 
-from __future__ import annotations
+    record             what differs from one provider to the next
+    registry           where endpoints come from
+    wire               the protocol of writing and reading bodies; *_wire: its implementations, pure functions of bytes
+    assistant_message, request_messages, embeddings, reading, usage, limit_headers, google_codes, invocations
+                       what several of them share
 
-from collections.abc import Sequence
-from typing import Protocol
+On driver (checks, registration) and workers (bodies).
+"""
 
-from batch_infer.contract.errors import EndpointError
-from batch_infer.contract.reply import Reply
-from batch_infer.contract.request import Request
+from batch_infer.adapters.providers.anthropic import ANTHROPIC
+from batch_infer.adapters.providers.azure import AZURE
+from batch_infer.adapters.providers.bedrock import BEDROCK
+from batch_infer.adapters.providers.databricks import DATABRICKS
+from batch_infer.adapters.providers.deepseek import DEEPSEEK
+from batch_infer.adapters.providers.fireworks import FIREWORKS
+from batch_infer.adapters.providers.gemini import GEMINI
+from batch_infer.adapters.providers.groq import GROQ
+from batch_infer.adapters.providers.llamacpp import LLAMACPP
+from batch_infer.adapters.providers.local import LOCAL
+from batch_infer.adapters.providers.mistral import MISTRAL
+from batch_infer.adapters.providers.ollama import OLLAMA
+from batch_infer.adapters.providers.openai import OPENAI
+from batch_infer.adapters.providers.openrouter import OPENROUTER
+from batch_infer.adapters.providers.record import Provider
+from batch_infer.adapters.providers.together import TOGETHER
+from batch_infer.adapters.providers.vertex import VERTEX
+from batch_infer.adapters.providers.vllm import VLLM
+from batch_infer.adapters.providers.xai import XAI
 
-
-class Wire(Protocol):
-    """How one task of one protocol is written and read. Made once per call, on the worker."""
-
-    url: str
-    """Where requests are posted."""
-    headers: dict[str, str]
-    """Sent with each request, credentials included."""
-
-    def encode(self, requests: Sequence[Request]) -> bytes:
-        """The body of one request for these rows (more than one only where the protocol packs)."""
-        ...
-
-    def decode(self, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:
-        """A result for each row, in their order.
-
-        Raises:
-            Ambiguous: the body cannot be read (`kind` `malformed_reply`); it may have been billed.
-            EndpointError: the body carries an error although its status was 200.
-        """
-        ...
+PROVIDERS: dict[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        OPENAI,
+        AZURE,
+        DATABRICKS,
+        ANTHROPIC,
+        GEMINI,
+        VERTEX,
+        BEDROCK,
+        OPENROUTER,
+        GROQ,
+        MISTRAL,
+        DEEPSEEK,
+        XAI,
+        TOGETHER,
+        FIREWORKS,
+        OLLAMA,
+        VLLM,
+        LLAMACPP,
+        LOCAL,
+    )
+}
+"""Every provider, by its name."""

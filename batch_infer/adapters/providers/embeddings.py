@@ -11,7 +11,7 @@ import msgspec
 
 from batch_infer.adapters.providers.reading import empty_reply, mismatched
 from batch_infer.adapters.providers.usage import read_usage
-from batch_infer.adapters.transport.status import error_in_reply
+from batch_infer.adapters.transport.status import NO_RULES, ErrorRules, error_in_reply
 from batch_infer.contract.errors import EndpointError
 from batch_infer.contract.reply import Reply, apportion
 from batch_infer.contract.request import Request
@@ -32,7 +32,9 @@ class _Embeddings(msgspec.Struct):
 _embeddings = msgspec.json.Decoder(_Embeddings)
 
 
-def read_embeddings(where: str, body: bytes, requests: Sequence[Request]) -> list[Reply | EndpointError]:
+def read_embeddings(
+    where: str, body: bytes, requests: Sequence[Request], rules: ErrorRules = NO_RULES
+) -> list[Reply | EndpointError]:
     """A vector for each row, as numbers or in base64; an empty vector is its row's `empty_reply`.
 
     Raises:
@@ -44,7 +46,7 @@ def read_embeddings(where: str, body: bytes, requests: Sequence[Request]) -> lis
     data = reply.data
     if data is None:
         if reply.error is not None:
-            raise error_in_reply(where, reply.error)
+            raise error_in_reply(where, reply.error, rules)
         data = []
     vectors: dict[int, list[float]] = {}
     for position, item in enumerate(data):

@@ -1,4 +1,4 @@
-"""Owns the reading of rate-limit headers: what an endpoint says that it allows in a minute. Pure; decides nothing.
+"""Owns the reading of rate-limit headers: what an endpoint says that it allows in a minute. Pure; on workers.
 
     x-ratelimit-limit-{requests,tokens}                                     OpenAI, Azure and most compatible servers
     anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-limit  Anthropic
@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,13 +23,28 @@ from typing import Any
 from batch_infer.contract.limits import Limits
 
 LONGEST_RESET_S = 120.0
-"""A limit per minute is whole again after a minute; twice that allows for clocks and rounding."""
+"""Longest wait, in seconds, after which a limit per minute is whole again: twice a minute, for clocks and rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitHeader:
+    """One header that names a limit."""
+
+    dimension: str
+    """What it limits: `requests`, `tokens`, `input_tokens` or `output_tokens`."""
+    limit: str
+    """The header's name, in lower case."""
+    reset: str | None = None
+    """Name of the header that says when the limit is whole again; `None`: the period is known to be `period_s`."""
+    period_s: float = 60.0
+    """Seconds that the limit is for."""
+
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|µs|d|h|m|s)")
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 
 
-def limits_in(headers: Mapping[str, str]) -> Limits | None:
+def limits_in(headers: Mapping[str, str], names: Sequence[LimitHeader] | None = None) -> Limits | None:
     """What the headers of one reply allow per minute; `None` where no such header is there.
 
     A value that is not a number above 0 (Azure sends `-1` and `0`) counts as absent, and so does one that is not per
@@ -36,17 +52,21 @@ def limits_in(headers: Mapping[str, str]) -> Limits | None:
 
     Args:
         headers: Lower-case names.
+        names: The provider's headers; of two for one dimension the first that is there counts. `None`: OpenAI's and
+            Anthropic's.
     """
-    names = next((names for names in (_OPENAI, _ANTHROPIC) if any(limit in headers for _, limit, _ in names)), None)
-    if names is None:
-        return None
     found: dict[str, Any] = {}
-    for field, limit_name, reset_name in names:
-        limit = _positive(headers.get(limit_name))
-        reset_s = _reset_s(headers.get(reset_name), headers.get("date"))
+    is_there = False
+    for name in (*OPENAI_LIMITS, *ANTHROPIC_LIMITS) if names is None else names:
+        field = f"{name.dimension}_per_minute"
+        if name.limit not in headers or field in found:
+            continue
+        is_there = True
+        limit = _positive(headers[name.limit])
+        reset_s = _reset_s(headers.get(name.reset), headers.get("date")) if name.reset is not None else None
         if limit is not None and (reset_s is None or reset_s <= LONGEST_RESET_S):
-            found[field] = limit
-    return Limits(**found)
+            found[field] = limit * 60.0 / name.period_s
+    return Limits(**found) if is_there else None
 
 
 def _positive(text: str | None) -> float | None:
@@ -75,15 +95,17 @@ def _reset_s(text: str | None, date: str | None) -> float | None:
         return None
 
 
-_OPENAI = tuple(
-    (f"{field}_per_minute", f"x-ratelimit-limit-{field}", f"x-ratelimit-reset-{field}")
-    for field in ("requests", "tokens")
+OPENAI_LIMITS = tuple(
+    LimitHeader(dimension, f"x-ratelimit-limit-{dimension}", f"x-ratelimit-reset-{dimension}")
+    for dimension in ("requests", "tokens")
 )
-_ANTHROPIC = tuple(
-    (
-        f"{field.replace('-', '_')}_per_minute",
-        f"anthropic-ratelimit-{field}-limit",
-        f"anthropic-ratelimit-{field}-reset",
+"""Headers of OpenAI, Azure and most compatible servers."""
+ANTHROPIC_LIMITS = tuple(
+    LimitHeader(
+        dimension.replace("-", "_"),
+        f"anthropic-ratelimit-{dimension}-limit",
+        f"anthropic-ratelimit-{dimension}-reset",
     )
-    for field in ("requests", "tokens", "input-tokens", "output-tokens")
+    for dimension in ("requests", "tokens", "input-tokens", "output-tokens")
 )
+"""Anthropic's headers."""

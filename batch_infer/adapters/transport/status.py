@@ -1,13 +1,17 @@
-"""Owns the classification of HTTP responses that are not replies: status, headers and error body → one error class.
+"""Owns the classification of HTTP responses that are not replies: status, headers and error body → class, kind, scope.
 
-Source: the providers' documented error codes (OpenAI, Anthropic, Azure, Databricks, Gemini), as tabled below.
+A provider's own codes (`ErrorRules`, from its record) come first, then what the status means everywhere. Pure; on
+workers.
+
+Source: the providers' documented error codes (OpenAI, Anthropic, Azure, Databricks, Gemini), and RFC 9110.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,6 +25,7 @@ from batch_infer.contract.errors import (
     EndpointError,
     JobRejected,
     RowRejected,
+    Scope,
     Throttled,
     Transient,
 )
@@ -30,13 +35,14 @@ BILLING_CODES = re.compile(
     r"|PerDay",
     re.IGNORECASE,
 )
-CREDIT_WORDS = re.compile(r"credit balance is too low", re.IGNORECASE)
-"""Anthropic says so in a 400."""
+"""Words in a 429 for which waiting does not help."""
 CONTEXT_CODES = re.compile(
     r"context_length|context length|exceed_context_size|maximum context|prompt is too long|too many tokens",
     re.IGNORECASE,
 )
+"""Words in a refusal of a prompt that is too long for the model."""
 FILTER_CODES = re.compile(r"content_filter|content_policy|ResponsibleAI|content management policy", re.IGNORECASE)
+"""Words in a refusal by a content filter."""
 TRANSIENT = frozenset({408, 409, 425, 500, 502, 504})
 THROTTLE = frozenset({429, 503, 529})
 MAX_RETRY_AFTER_S = 3600.0
@@ -56,12 +62,63 @@ REFUSED = {
 }
 """No row can succeed: what it is called, and what to do next."""
 
-IN_REPLY = {"overloaded_error": 529, "rate_limit_error": 429, "billing_error": 402, "authentication_error": 401}
-"""Anthropic's error types that may come inside a 200, and the status that each stands for."""
+CODE_HEADER = "x-amzn-errortype"
+"""Header in which AWS names an error's code: `ThrottlingException:http://…`."""
+
+SCOPES_BY_STATUS: Mapping[int, Scope] = {502: "endpoint", 503: "endpoint", 504: "endpoint", 529: "endpoint"}
+"""Statuses that speak of the endpoint as a whole, whatever the class of their error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one machine-readable code means."""
+
+    error: type[EndpointError]
+    kind: str
+    scope: Scope | None = None
+    """`None`: the error class's own."""
+    next_step: str = ""
+    """A sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRules:
+    """How one provider says what is wrong. Codes are looked up as they are written."""
+
+    codes: Mapping[str, Verdict] = field(default_factory=dict)
+    """By an error's `code`, `type`, `error_code`, `status` or `reason`, or the code header's value."""
+    statuses: Mapping[int, Verdict] = field(default_factory=dict)
+    """By an HTTP status that means something else here than everywhere."""
+    judge: Callable[[int, Any], Verdict | None] | None = None
+    """A rule over the status and the error object, where a code alone does not tell; asked first."""
+
+    def verdict(self, status: int, error: Any, named: str | None = None) -> Verdict | None:
+        """What the provider's own record says of an error; `None`: nothing."""
+        if self.judge is not None:
+            found = self.judge(status, error)
+            if found is not None:
+                return found
+        given = [str(error[name]) for name in CODE_NAMES if error.get(name)] if isinstance(error, Mapping) else []
+        for code in [*([named] if named else []), *given]:
+            if code in self.codes:
+                return self.codes[code]
+        return self.statuses.get(status)
+
+
+CODE_NAMES = ("code", "type", "error_code", "status", "reason")
+"""Members of an error object that hold a code."""
+NO_RULES = ErrorRules()
 
 
 def error_of(
-    where: str, status: int, headers: Mapping[str, str], body: bytes, now: datetime | None = None
+    where: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: datetime | None = None,
+    *,
+    rules: ErrorRules = NO_RULES,
+    url: str | None = None,
 ) -> EndpointError:
     """The error that a response other than 2xx stands for.
 
@@ -71,6 +128,8 @@ def error_of(
         headers: Lower-case names.
         body: The response's body; only its error message, shortened, reaches the user.
         now: The time against which a `Retry-After` date is read.
+        rules: The provider's own codes.
+        url: What was asked, for refusals of an address.
     """
     said_object = _error_object(body)
     code, text = _error_text(said_object)
@@ -82,6 +141,10 @@ def error_of(
     }
     searched = f"{code} {text}"
     should_retry = headers.get("x-should-retry")
+    named = headers.get(CODE_HEADER, "").partition(":")[0]
+    verdict = rules.verdict(status, said_object, named)
+    if verdict is not None:
+        return _judged(where, verdict, f"HTTP {status}{said}", retry_after_s(headers, now), details)
 
     if status in THROTTLE:
         wait = retry_after_s(headers, now)
@@ -99,13 +162,13 @@ def error_of(
         )
     if status in REFUSED:
         kind, next_step = REFUSED[status]
-        return JobRejected(f"endpoint {where}: HTTP {status}{ended} {next_step}", kind=kind, **details)
+        asked = f" from {url}" if url is not None and kind == "not_found" else ""
+        return JobRejected(f"endpoint {where}: HTTP {status}{asked}{ended} {next_step}", kind=kind, **details)
     may_pass = status in TRANSIENT or status >= 500
     if should_retry != "false" and (may_pass or should_retry == "true"):
+        details["scope"] = SCOPES_BY_STATUS.get(status)
         wait = retry_after_s(headers, now)
         return Transient(f"endpoint {where}: HTTP {status}{said}", kind="server_error", retry_after_s=wait, **details)
-    if CREDIT_WORDS.search(text):
-        return JobRejected(f"endpoint {where}: HTTP {status}{ended} {REFUSED[402][1]}", kind="billing", **details)
     kind = "server_error" if may_pass else "bad_request"
     if CONTEXT_CODES.search(searched):
         kind = "context_length"
@@ -147,15 +210,24 @@ def _throttle(
     return Throttled(f"endpoint {where}: HTTP {status}{said}", kind=kind, retry_after_s=wait_s, **details)
 
 
-def error_in_reply(where: str, error: Any) -> EndpointError:
+def _judged(where: str, verdict: Verdict, said: str, wait_s: float | None, details: Mapping[str, Any]) -> EndpointError:
+    """The error that a provider's own code stands for."""
+    ended = said if not verdict.next_step else said.rstrip(".") + ". " + verdict.next_step
+    wait = wait_s if verdict.error in (Throttled, Transient) else None
+    return verdict.error(
+        f"endpoint {where}: {ended}", kind=verdict.kind, scope=verdict.scope, retry_after_s=wait, **details
+    )
+
+
+def error_in_reply(where: str, error: Any, rules: ErrorRules = NO_RULES) -> EndpointError:
     """An error object inside a 200: its own code decides, as a status would."""
-    body = msgspec.json.encode({"error": error})
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 600:
-        return error_of(where, code, {}, body)
+        return error_of(where, code, {}, msgspec.json.encode({"error": error}), rules=rules)
     _, text = _error_text(error)
-    if isinstance(error, dict) and error.get("type") in IN_REPLY:
-        return error_of(where, IN_REPLY[error["type"]], {}, body)
+    verdict = rules.verdict(200, error)
+    if verdict is not None:
+        return _judged(where, verdict, f"HTTP 200 with an error inside: {text}", None, {"status": 200})
     return Ambiguous(f"endpoint {where}: HTTP 200 with an error inside: {text}", kind="error_in_reply", status=200)
 
 

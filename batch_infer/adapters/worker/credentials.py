@@ -6,23 +6,24 @@ Does not resolve a reference itself: `adapters.credentials.secrets` does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from batch_infer.adapters.coordinator.client import DriverClient, DriverError
 from batch_infer.adapters.credentials.bearer import BearerTransport, Token, TokenSource
 from batch_infer.adapters.credentials.oauth import client_credentials
 from batch_infer.adapters.credentials.secrets import Secret, resolve
-from batch_infer.adapters.providers.databricks import workspace_url
+from batch_infer.adapters.credentials.signing import SigningTransport
+from batch_infer.adapters.providers.invocations import workspace_url
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.worker.process import WorkerProcess
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import JobRejected
-from batch_infer.contract.secret import SecretReference
+from batch_infer.contract.secret import SHORT_LIVED, SecretReference, is_reference
 
-SDK_TOKEN_LIFETIME_S = 900.0
-"""databricks-sdk does not say how long a token is good, and hands out the same one until it expires: asked again so
-often, and after a 401."""
+SHORT_LIVED_S = 900.0
+"""Seconds after which a short-lived secret is asked for again; also after a refusal. Libraries hand out the same one
+until it expires, and do not say when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,20 @@ class Credentials:
 
     api_key: str | None = field(default=None, repr=False)
     tokens: TokenSource | None = None
+    signs: bool = False
+    """Whether `tokens` are AWS credentials, which sign requests, and not bearer tokens."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """`Endpoint.headers`, their references resolved."""
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """`Endpoint.query`, likewise."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must not appear in a message."""
 
     def over(self, transport: Transport) -> Transport:
-        """The transport, with tokens where there are any."""
-        return transport if self.tokens is None else BearerTransport(transport, self.tokens)
+        """The transport, with tokens or signatures where there are any."""
+        if self.tokens is None:
+            return transport
+        return SigningTransport(transport, self.tokens) if self.signs else BearerTransport(transport, self.tokens)
 
 
 def open_credentials(
@@ -59,6 +70,26 @@ def open_credentials(
             )
         return value
 
+    given: dict[str, dict[str, str]] = {}
+    resolved: list[str] = []
+    for name, pairs in (("headers", endpoint.headers), ("query", endpoint.query)):
+        given[name] = {}
+        for key, value in pairs:
+            if is_reference(value):
+                given[name][key] = secret(f"{name}[{key!r}]", SecretReference.parse(value))
+                resolved.append(given[name][key])
+            else:
+                given[name][key] = value
+    authenticated = _authenticated(endpoint, process, secret)
+    if authenticated.api_key is not None:
+        resolved.append(authenticated.api_key)
+    return replace(authenticated, headers=given["headers"], query=given["query"], secrets=tuple(resolved))
+
+
+def _authenticated(
+    endpoint: Endpoint, process: WorkerProcess, secret: Callable[[str, SecretReference], str]
+) -> Credentials:
+    """What an endpoint's own fields for authentication lead to."""
     if endpoint.client_id is not None and endpoint.client_secret is not None:
         workspace = workspace_url(endpoint.base_url)
         client_id = secret("client_id", SecretReference.parse(endpoint.client_id))
@@ -71,16 +102,17 @@ def open_credentials(
     if endpoint.api_key is None:
         return Credentials()
     reference = SecretReference.parse(endpoint.api_key)
-    if reference.scheme != "databricks-sdk":
+    if reference.scheme not in SHORT_LIVED:
         return Credentials(api_key=secret("api_key", reference))
     # Made anew for each task, because only this call's id may ask the driver.
-    return Credentials(tokens=TokenSource(_by_sdk(lambda: secret("api_key", reference), repr(endpoint.name))))
+    tokens = TokenSource(_asked_again(lambda: secret("api_key", reference), repr(endpoint.name)))
+    return Credentials(tokens=tokens, signs=reference.scheme == "aws")
 
 
-def _by_sdk(ask: Callable[[], str], where: str) -> Callable[[], Awaitable[Token]]:
+def _asked_again(ask: Callable[[], str], where: str) -> Callable[[], Awaitable[Token]]:
     async def fetch() -> Token:
         try:
-            return Token(await asyncio.to_thread(ask), SDK_TOKEN_LIFETIME_S)
+            return Token(await asyncio.to_thread(ask), SHORT_LIVED_S)
         except DriverError as error:
             raise JobRejected(f"endpoint {where}: {error}", kind="unreachable") from None
 

@@ -18,6 +18,7 @@ from batch_infer.adapters.ledger import Ledger
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.choose import open_transport
 from batch_infer.contract.endpoint import Endpoint
+from batch_infer.contract.errors import ConfigError, JobRejected
 from batch_infer.contract.plan import ServiceAddress
 from batch_infer.engine.batches import Batch
 
@@ -57,10 +58,17 @@ class WorkerProcess:
             task.cancel()
 
     def transport(self, endpoint: Endpoint) -> Transport:
-        """The HTTP client for an endpoint's connection settings."""
+        """The HTTP client for an endpoint's connection settings, made once in this process.
+
+        Raises:
+            JobRejected: it cannot be made, such as by a factory of the user's.
+        """
         settings = (endpoint.transport, endpoint.connect_timeout_s, endpoint.ca_file)
         if settings not in self._transports:
-            self._transports[settings] = self.wait(_open(endpoint))
+            try:
+                self._transports[settings] = self.wait(_open(endpoint))
+            except ConfigError as error:
+                raise JobRejected(f"endpoint {endpoint.name!r}: {error}", kind="config") from error
         return self._transports[settings]
 
     def tokens(self, identity: Hashable, fetch: Callable[[], Awaitable[Token]]) -> TokenSource:

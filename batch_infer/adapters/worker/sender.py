@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from batch_infer.adapters.providers import Wire
+from batch_infer.adapters.providers import PROVIDERS
 from batch_infer.adapters.providers.limit_headers import limits_in
+from batch_infer.adapters.providers.wire import Wire
 from batch_infer.adapters.transport import Transport
 from batch_infer.adapters.transport.status import error_of
 from batch_infer.contract.endpoint import Endpoint
@@ -19,10 +20,8 @@ from batch_infer.contract.request import Request
 from batch_infer.contract.result_types import TypeMismatch
 
 MIN_KEY_CHARS = 6
-"""Shorter ones are stand-ins, such as `none`, that servers without keys are given, and occur in common words."""
-
-KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-"""Where wire formats put a key."""
+"""Characters of the shortest key that is taken out of messages. Shorter ones are stand-ins, such as `none`, which
+servers without keys are given, and occur in common words."""
 
 
 class Sender:
@@ -33,13 +32,24 @@ class Sender:
         wire: The wire format of the endpoint's task.
         transport: The HTTP client.
         reader: Reads replies; a text that it cannot read is that row's `WrongReply`.
+        secrets: What must not appear in an error, although the endpoint repeats it.
 
     Attributes:
         seen: What the endpoint's headers allow, as the latest reply that had any said; `None`: none has.
     """
 
-    def __init__(self, endpoint: Endpoint, wire: Wire, transport: Transport, reader: ReplyReader) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        wire: Wire,
+        transport: Transport,
+        reader: ReplyReader,
+        *,
+        secrets: Sequence[str] = (),
+    ) -> None:
         self._where = repr(endpoint.name)
+        self._provider = PROVIDERS[endpoint.provider]
+        self._secrets = [secret for secret in secrets if len(secret) >= MIN_KEY_CHARS]
         self._reader = None if endpoint.task == "embeddings" or reader.takes_any_text else reader
         self._is_chat = endpoint.task == "chat"
         self._timeout_s = endpoint.timeout_s
@@ -55,7 +65,7 @@ class Sender:
         """
         wire = self._wire
         reply = await self._transport.post(wire.url, wire.headers, wire.encode(requests), timeout_s=self._timeout_s)
-        self.seen = limits_in(reply.headers) or self.seen
+        self.seen = limits_in(reply.headers, self._provider.limit_headers) or self.seen
         if 200 <= reply.status < 300:
             try:
                 results = wire.decode(reply.body, requests)
@@ -64,7 +74,10 @@ class Sender:
             results = [self._cleaned(one) if isinstance(one, EndpointError) else one for one in results]
             return results if self._reader is None else [self._check(result, self._reader) for result in results]
         body = self._without_key(reply.body.decode("utf-8", "replace")).encode()
-        raise self._cleaned(error_of(self._where, reply.status, reply.headers, body))
+        url = wire.url.partition("?")[0]
+        raise self._cleaned(
+            error_of(self._where, reply.status, reply.headers, body, rules=self._provider.errors, url=url)
+        )
 
     def _cleaned(self, error: EndpointError) -> EndpointError:
         """The error without the key, also where the body had it in JSON's escapes."""
@@ -74,10 +87,8 @@ class Sender:
 
     def _without_key(self, text: str) -> str:
         """What an endpoint says, which may repeat the key that it was sent."""
-        for name in KEY_HEADERS:
-            key = self._wire.headers.get(name, "").removeprefix("Bearer ")
-            if len(key) >= MIN_KEY_CHARS:
-                text = text.replace(key, "[redacted]")
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
         return text
 
     def _check(self, result: Reply | EndpointError, reader: ReplyReader) -> Reply | EndpointError:

@@ -20,7 +20,8 @@ from batch_infer.adapters.coordinator.reporter import Reporter
 from batch_infer.adapters.ledger import LedgerStore, LedgerWriter
 from batch_infer.adapters.ledger.records import type_digest
 from batch_infer.adapters.local.truncate import fit, server_tokenizer
-from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.providers import PROVIDERS
+from batch_infer.adapters.providers.calls import open_wire
 from batch_infer.adapters.worker.credentials import open_credentials
 from batch_infer.adapters.worker.process import Feed, WorkerProcess
 from batch_infer.adapters.worker.sender import Sender
@@ -183,7 +184,7 @@ def _open_store(plan: CallPlan, process: WorkerProcess, task: TaskId) -> NoStore
 
 def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | None) -> tuple[Send, Sender]:
     endpoint = plan.endpoint
-    is_local = endpoint.provider == "local"
+    is_local = PROVIDERS[endpoint.provider].is_embedded
     try:
         base_url = _local_address(plan, client) if is_local else endpoint.base_url
         credentials = open_credentials(plan.call_id, endpoint, process, client)
@@ -195,9 +196,11 @@ def _open_sender(plan: CallPlan, process: WorkerProcess, client: DriverClient | 
         parameters=msgspec.json.decode(plan.parameters),
         response_format=msgspec.json.decode(plan.response_format) if plan.response_format else None,
         api_key=credentials.api_key,
+        headers=credentials.headers,
+        query=credentials.query,
     )
     transport = credentials.over(process.transport(endpoint))
-    sender = Sender(endpoint, wire, transport, plan.reader())
+    sender = Sender(endpoint, wire, transport, plan.reader(), secrets=credentials.secrets)
     if not is_local or endpoint.task != "embeddings":
         return sender, sender
     tokenize = server_tokenizer(base_url, transport)

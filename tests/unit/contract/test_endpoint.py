@@ -1,10 +1,12 @@
 """Endpoints: what each field may hold, what refusals say, identity, prices."""
 
 import pickle
+from dataclasses import fields
 
 import pytest
 
-from batch_infer.contract.endpoint import Endpoint, build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
+from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 
 GOOD = {"base_url": "https://api.example.com/v1", "model": "m"}
@@ -18,7 +20,7 @@ def refusal(name="mine", **fields):
 
 
 BAD = [
-    ("provider", "opanai", "one of 'openai', 'azure', 'databricks', 'anthropic', 'gemini', 'local'"),
+    ("provider", "opanai", "one of 'openai', 'azure', 'databricks', 'anthropic', 'gemini', 'vertex'"),
     ("task", "chats", "one of 'chat', 'completions', 'embeddings', 'custom'"),
     ("base_url", "api.example.com/v1", "http or https URL"),
     ("base_url", "ftp://example.com", "http or https URL"),
@@ -171,3 +173,45 @@ def test_cost_is_unknown_where_a_needed_price_or_count_is():
     assert priced(usd_per_million_prompt_tokens=1.0).cost_usd(10, None, None) == pytest.approx(1e-5)  # embeddings
     assert priced(usd_per_million_prompt_tokens=1.0).cost_usd(10, 0, 5) == pytest.approx(1e-5)  # cached as others
     assert priced(usd_per_million_prompt_tokens=0.0, usd_per_million_completion_tokens=0.0).cost_usd(1, 1, 0) == 0
+
+
+@pytest.mark.parametrize("end", ["/chat/completions", "/embeddings", "/completions"])
+def test_a_tasks_path_at_the_end_of_an_address_is_cut_and_said_once(caplog, end):
+    address = f"https://cut{end.replace('/', '-')}.example.com/v1"
+    for _ in range(2):
+        assert build_endpoint("e", {**GOOD, "base_url": address + end}).base_url == address
+    said = [record.message for record in caplog.records if address in record.message]
+    assert len(said) == 1
+    assert end in said[0]
+
+
+def test_a_query_in_an_address_is_refused_with_its_place_and_without_secrets():
+    message = refusal(base_url=f"https://example.com/v1?api_key={LITERAL_KEY}")
+    assert "'query'" in message
+    assert LITERAL_KEY not in message
+
+
+def test_headers_and_query_are_pairs_whose_references_are_secrets_of_the_endpoint():
+    given = {"headers": {"X-Key": "env:GATEWAY_KEY", "X-Team": "blue"}, "query": '{"v": "2", "k": "file:/run/k"}'}
+    made = build_endpoint("e", {**GOOD, **given})
+    assert made.headers == (("X-Key", "env:GATEWAY_KEY"), ("X-Team", "blue"))
+    assert made.query == (("v", "2"), ("k", "file:/run/k"))
+    assert [str(secret) for secret in made.secrets] == ["env:GATEWAY_KEY", "file:/run/k"]
+    assert made.identity == ("openai", "https://api.example.com/v1?v=2", "m")
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert hash(made)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"X-Key": LITERAL_KEY}, {"X Key": "a"}, {"": "a"}, {"a": 1}, {"a": "line\nbreak"}, "no json", 7, ["ab", "c"]],
+)
+def test_headers_that_are_no_names_and_values_or_hold_a_key_are_refused(value):
+    message = refusal(headers=value)
+    assert "'headers'" in message
+    assert LITERAL_KEY not in message
+
+
+def test_help_shows_the_text_of_every_field():
+    for field in fields(Endpoint):
+        assert f"{field.name}: " in Endpoint.__doc__

@@ -7,6 +7,7 @@ import pytest
 from batch_infer.contract import errors
 from batch_infer.contract.errors import (
     Ambiguous,
+    ArgumentNameError,
     BatchInferError,
     ConfigError,
     EndpointError,
@@ -20,7 +21,7 @@ from batch_infer.contract.errors import (
 from batch_infer.contract.reply import Reply, Usage
 
 ENDPOINT_ERRORS = [EndpointError, Throttled, Transient, Ambiguous, RowRejected, WrongReply, JobRejected]
-ALL = [BatchInferError, ConfigError, SinkError, *ENDPOINT_ERRORS]
+ALL = [BatchInferError, ConfigError, ArgumentNameError, SinkError, *ENDPOINT_ERRORS]
 
 
 def test_no_class_of_the_tree_is_missing_here():
@@ -42,12 +43,14 @@ def test_a_config_error_is_a_value_error():
 def test_an_endpoint_error_pickles_with_all_its_fields(cls):
     usage = Usage(prompt_tokens=3)
     error = cls("what happened", kind="a_kind", status=418, request_id="r", retry_after_s=1.5, attempts=3, usage=usage)
+    error.scope = "call"
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         back = pickle.loads(pickle.dumps(error, protocol))
         assert type(back) is cls
         assert str(back) == back.message == "what happened"
         assert (back.kind, back.status, back.request_id) == ("a_kind", 418, "r")
         assert (back.retry_after_s, back.attempts, back.usage) == (1.5, 3, usage)
+        assert back.scope == "call"
 
 
 def test_what_was_changed_after_it_was_made_pickles_too():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.request import CallIdentity, Request
 
 ENDPOINT = ("openai", "https://api.example.com/v1", "m")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected, Throttled, Transient, WrongReply
 from batch_infer.contract.reply import Reply
 from batch_infer.contract.request import Request

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.reply import Failure, Outcome, Reply, ToolCall, Usage
 from batch_infer.contract.reply_reader import ReplyReader
 from batch_infer.contract.request import CallIdentity, Request

@@ -9,7 +9,7 @@ import pytest
 
 from batch_infer.adapters.coordinator import grants as leases_module
 from batch_infer.adapters.coordinator.grants import Leases
-from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.limits import Amount, Grant
 from batch_infer.engine.ports import Ending
 from batch_infer.engine.tally import Tally

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.adapters.providers.anthropic import AnthropicWire
-from batch_infer.adapters.providers.choose import check_wire, open_wire
+from batch_infer.adapters.providers.anthropic import ANTHROPIC
+from batch_infer.adapters.providers.anthropic_wire import AnthropicWire
+from batch_infer.adapters.providers.calls import check_call, open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, ConfigError, JobRejected, RowRejected, Throttled
 from batch_infer.contract.reply import ToolCall, Usage
 from batch_infer.contract.request import Request
@@ -24,7 +25,12 @@ def endpoint():
 
 def wire(*, parameters=None, response_format=None, api_key=None, base_url="https://api.anthropic.com"):
     return AnthropicWire(
-        endpoint(), base_url=base_url, parameters=parameters or {}, response_format=response_format, api_key=api_key
+        endpoint(),
+        ANTHROPIC,
+        base_url=base_url,
+        parameters=parameters or {},
+        response_format=response_format,
+        api_key=api_key,
     )
 
 
@@ -208,13 +214,13 @@ def test_tool_calls_and_their_results_are_converted():
 )
 def test_what_it_cannot_say_is_refused_before_any_call(parameters, response_format, words):
     with pytest.raises(ConfigError, match=words):
-        check_wire(endpoint(), parameters, response_format)
+        check_call(endpoint(), parameters, response_format)
 
 
 def test_what_it_can_say_is_not_refused():
     thinking = {"type": "enabled", "budget_tokens": 2000}
-    check_wire(endpoint(), {"thinking": thinking, "max_tokens": 2001}, None)
-    check_wire(endpoint(), {"thinking": thinking, "max_completion_tokens": 2001}, {"type": "text"})
+    check_call(endpoint(), {"thinking": thinking, "max_tokens": 2001}, None)
+    check_call(endpoint(), {"thinking": thinking, "max_completion_tokens": 2001}, {"type": "text"})
 
 
 # Replies

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from batch_infer.adapters.providers import from_environment as module
+from batch_infer.adapters.providers import databricks as module
 from batch_infer.adapters.providers.registry import find_endpoint
 from batch_infer.contract.errors import ConfigError
 

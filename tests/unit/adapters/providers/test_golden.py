@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from batch_infer.adapters.providers.choose import check_wire, open_wire
+from batch_infer.adapters.providers.calls import check_call, open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import RowRejected
 from batch_infer.contract.parameters import check_parameters
 from batch_infer.contract.reply import Usage
@@ -117,7 +117,7 @@ def wire_of(example):
     fields = {"provider": example.provider, "base_url": example.base_url, "model": example.model, "task": example.task}
     endpoint = build_endpoint("mine", fields)
     parameters = check_parameters(example.parameters, example.task)
-    check_wire(endpoint, parameters, None)
+    check_call(endpoint, parameters, None)
     return open_wire(endpoint, base_url=example.base_url, parameters=parameters, response_format=None, api_key="t")
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.adapters.providers.openai import PATHS, OpenAIWire
+from batch_infer.adapters.providers.openai import OPENAI
+from batch_infer.adapters.providers.openai_wire import PATHS, OpenAIWire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, JobRejected, RowRejected
 from batch_infer.contract.reply import ToolCall, Usage
 from batch_infer.contract.request import Request
@@ -21,7 +22,12 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 8
 def wire(task="chat", *, parameters=None, response_format=None, api_key=None, base_url="http://localhost:1/v1"):
     endpoint = build_endpoint("mine", {"base_url": "http://localhost/v1", "model": "m", "task": task})
     return OpenAIWire(
-        endpoint, base_url=base_url, parameters=parameters or {}, response_format=response_format, api_key=api_key
+        endpoint,
+        OPENAI,
+        base_url=base_url,
+        parameters=parameters or {},
+        response_format=response_format,
+        api_key=api_key,
     )
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.adapters.providers.choose import open_wire
+from batch_infer.adapters.providers.calls import open_wire
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.content import canonical_messages
-from batch_infer.contract.endpoint import build_endpoint
 from batch_infer.contract.errors import Ambiguous, RowRejected
 from batch_infer.contract.request import Request
 from batch_infer.contract.result_types import read_reply

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batch_infer.contract.endpoint import build_endpoint
+from batch_infer.adapters.providers.registry import build_endpoint
 from batch_infer.contract.errors import ConfigError
 
 WORKSPACE = "https://x.cloud.databricks.com"

@@ -1,9 +1,13 @@
 """Where endpoints come from, which place wins, and what an unknown name is told."""
 
+import dataclasses
+import inspect
+
 import pytest
 
 from batch_infer.adapters.providers import registry
 from batch_infer.adapters.providers.registry import FILE_SETTING, FILE_VARIABLE, find_endpoint, register_endpoint
+from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import ConfigError
 
 URL = "https://api.example.com/v1"
@@ -145,7 +149,7 @@ def test_an_unknown_name_is_told_the_nearest_one_and_all():
 
 def test_an_unknown_provider_is_told_all_of_them():
     message = refusal("anthropci/claude-x")
-    assert "'anthropci' is no provider; the nearest is 'anthropic'" in message
+    assert "'anthropci' is no provider. Did you mean 'anthropic'?" in message
     for provider in ("openai", "azure", "databricks", "anthropic", "gemini"):
         assert f"'{provider}/<model>'" in message
     assert "is no provider" not in refusal("plain-name")
@@ -154,3 +158,27 @@ def test_an_unknown_provider_is_told_all_of_them():
 @pytest.mark.parametrize("name", ["nobody/model", "local/other", "openai/", "/", "zzz"])
 def test_other_names_are_unknown(name):
     assert f"no endpoint {name!r}" in refusal(name)
+
+
+def test_the_arguments_of_register_endpoint_are_the_fields_of_an_endpoint():
+    given = list(inspect.signature(registry.register_endpoint).parameters)
+    assert given == [field.name for field in dataclasses.fields(Endpoint)]
+
+
+def test_a_misspelt_argument_names_the_nearest_one():
+    with pytest.raises(ConfigError, match="Did you mean 'requests_per_minute'?") as refused:
+        registry.register_endpoint("e", base_url="https://example.com/v1", model="m", request_per_minute=5)
+    assert isinstance(refused.value, TypeError)
+
+
+def test_headers_and_query_can_be_set_name_by_name_in_spark_settings():
+    settings = {
+        "spark.batch_infer.endpoint.my.gateway.base_url": "https://gateway.example.com/v1",
+        "spark.batch_infer.endpoint.my.gateway.model": "m",
+        "spark.batch_infer.endpoint.my.gateway.headers.X-Api.Key": "env:GATEWAY_KEY",
+        "spark.batch_infer.endpoint.my.gateway.headers.X-Team": "blue",
+        "spark.batch_infer.endpoint.my.gateway.query.version": "2",
+    }
+    found = registry.find_endpoint("my.gateway", settings)
+    assert dict(found.headers) == {"X-Api.Key": "env:GATEWAY_KEY", "X-Team": "blue"}
+    assert found.query == (("version", "2"),)

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_infer.adapters.transport.status import MAX_RETRY_AFTER_S, error_in_reply, error_of, retry_after_s
+from batch_infer.adapters.providers.anthropic import ANTHROPIC
+from batch_infer.adapters.transport.status import MAX_RETRY_AFTER_S, NO_RULES, error_in_reply, error_of, retry_after_s
 from batch_infer.contract.errors import Ambiguous, EndpointError, JobRejected, RowRejected, Throttled, Transient
 from batch_infer.testing.replies import error_body
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def made(status, body=b"", now=NOW, **headers):
-    return error_of("'mine'", status, {name.replace("_", "-"): value for name, value in headers.items()}, body, now)
+def made(status, body=b"", now=NOW, rules=NO_RULES, **headers):
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return error_of("'mine'", status, names, body, now, rules=rules)
 
 
 CLASSES = {
@@ -135,7 +137,7 @@ def test_a_header_goes_before_geminis_retry_delay_and_garbage_is_no_delay():
 )
 def test_anthropics_documented_errors(status, kind, message, cls):
     body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
-    assert type(made(status, json.dumps(body).encode())) is cls
+    assert type(made(status, json.dumps(body).encode(), rules=ANTHROPIC.errors)) is cls
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from batch_infer.adapters.providers import Wire
-from batch_infer.adapters.providers.databricks import invocations_url
+from batch_infer.adapters.providers.invocations import invocations_url
 from batch_infer.adapters.providers.reading import empty_reply, mismatched, read_leniently
+from batch_infer.adapters.providers.wire import Speaker, Wire
 from batch_infer.adapters.transport.status import error_in_reply
 from batch_infer.contract.endpoint import Endpoint
 from batch_infer.contract.errors import EndpointError
@@ -41,6 +41,7 @@ class CustomWire(Wire):
     def __init__(
         self,
         endpoint: Endpoint,
+        provider: Speaker,
         *,
         base_url: str,
         parameters: Mapping[str, Any],
@@ -49,11 +50,12 @@ class CustomWire(Wire):
     ) -> None:
         assert response_format is None  # refused before a call is planned
         self._name = repr(endpoint.name)
+        self._rules = provider.errors
         self._model = endpoint.model
         self.url = invocations_url(endpoint, base_url)
         self.headers = {"content-type": "application/json", "accept": "application/json"}
         if api_key is not None:
-            self.headers["authorization"] = f"Bearer {api_key}"
+            self.headers.update(provider.credentials(api_key))
         self._tail = b',"params":' + _encode(parameters) + b"}" if parameters else b"}"
 
     def encode(self, requests: Sequence[Request]) -> bytes:
@@ -71,7 +73,7 @@ class CustomWire(Wire):
         reply = _reply.decode(body)
         raw = bytes(reply.predictions).strip()
         if raw == b"null" and reply.error is not None:
-            raise error_in_reply(self._name, reply.error)
+            raise error_in_reply(self._name, reply.error, self._rules)
         if raw.startswith(b"["):
             predictions = [bytes(item).strip() for item in _list.decode(raw)]
         else:

@@ -37,9 +37,8 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
         body = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
-    by_field: list[replies.Api] = [api for field, api in _FIELDS.items() if field in body]
-    rest: replies.Api = "completions"
-    api: replies.Api = by_path if by_path is not None else next(iter(by_field), rest)
+    by_field: list[replies.Api] = [each for field, each in _FIELDS.items() if field in body]
+    api: replies.Api = by_path or (by_field[0] if by_field else "completions")
     prompts = _PROMPTS[api](body)
     return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
 

@@ -18,7 +18,7 @@ DEFAULT_STOP_AFTER_FAILURES = 100
 from bad luck, and cheap."""
 
 MODES = ("error", "overwrite", "append", "merge", "resume")
-"""What a job may do with a table that is there."""
+"""Names of what a job may do with a table that is there."""
 
 SqlKind = Literal["column", "text", "flag", "any"]
 """What SQL takes for an argument: any expression, or a constant STRING, BOOLEAN, or of any type."""

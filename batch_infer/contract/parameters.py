@@ -29,7 +29,7 @@ _MADE_FROM_THE_REQUEST = {
 }
 """The member of the body that holds the request, and the task that it belongs to."""
 LARGE_THINKING_BUDGET = 32_000
-"""Above it, models may use less than they are given (Databricks' documentation)."""
+"""Tokens of thinking above which models may use less than they are given (Databricks' documentation)."""
 
 _log = logging.getLogger(__name__)
 

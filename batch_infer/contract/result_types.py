@@ -26,9 +26,9 @@ FRACTIONS = ("float", "double")
 MOMENTS: dict[str, type[dt.date]] = {"date": dt.date, "timestamp": dt.datetime}
 """Read from text in ISO 8601; a timestamp without a zone is in UTC."""
 MOST_PROBLEMS = 5
-"""What a message names of all that is wrong with one reply."""
+"""Problems of one reply that a message names, at most."""
 TOO_LARGE = 10**308 * 2
-"""Above any DOUBLE; `float` of a larger integer raises."""
+"""Smallest integer above every DOUBLE; `float` of a larger one raises."""
 
 _DDL_NAMES = {"byte": "TINYINT", "short": "SMALLINT", "integer": "INT", "long": "BIGINT"}
 _LARGEST = {"float": 3.4028234663852886e38, "double": sys.float_info.max}

@@ -23,7 +23,7 @@ from itertools import pairwise
 from batch_infer.contract.errors import ConfigError
 
 FORMS = "env:NAME, file:/absolute/path, databricks:scope/key, databricks-sdk:PROFILE, google:default or aws:PROFILE"
-"""What to write, for messages."""
+"""Forms of a reference, for messages."""
 SHORT_LIVED = ("databricks-sdk", "google", "aws")
 """Schemes whose secrets change while a query runs: they are asked for again and again."""
 

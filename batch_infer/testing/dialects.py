@@ -9,7 +9,7 @@ from typing import Any
 from batch_infer.testing.replies import count_tokens, instance_of
 
 SIGNATURE = "EqoBCkgIARABGAIiQA=="
-"""Of every thinking block."""
+"""Signature of every thinking block."""
 
 
 def messages_reply(request: Mapping[str, Any], prompt_tokens: int, text: str, number: int) -> dict[str, Any]:

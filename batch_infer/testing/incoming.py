@@ -30,7 +30,7 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
         ValueError: the body is not a JSON object, or lacks what the endpoint needs.
     """
     tail = path.partition("?")[0].rstrip("/")
-    by_path = next((api for end, api in _PATHS.items() if tail.endswith(end)), None)
+    by_path: replies.Api | None = next((api for end, api in _PATHS.items() if tail.endswith(end)), None)
     if by_path is None and not tail.endswith("/invocations"):
         return None
     try:
@@ -38,7 +38,11 @@ def parse_request(path: str, raw: bytes) -> Incoming | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The body is not a JSON object: {error}") from None
     by_field: list[replies.Api] = [each for field, each in _FIELDS.items() if field in body]
-    api: replies.Api = by_path or (by_field[0] if by_field else "completions")
+    api: replies.Api = "completions"
+    if by_path is not None:
+        api = by_path
+    elif by_field:
+        api = by_field[0]
     prompts = _PROMPTS[api](body)
     return Incoming(api, body, prompts, sum(map(replies.count_tokens, prompts)))
 

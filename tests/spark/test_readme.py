@@ -1,4 +1,4 @@
-"""The README's examples run as they are written."""
+"""The examples of the README and of the documentation run as they are written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.spark, pytest.mark.local_model]
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [
+        block
+        for page in PAGES
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +60,24 @@ def test_the_dataframe_example_runs(spark, tickets, capsys):
     assert "total_tokens" in capsys.readouterr().out
 
 
-def test_the_python_job_example_runs(spark, tickets, tmp_path, capsys):
-    (example,) = [block for block in blocks("python") if "bi.run(" in block]
-    exec(example.replace("out/five", str(tmp_path / "five")), {"bi": bi, "spark": spark, "tickets": tickets})
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(shown) == 1 + 3, "a header, and a row for each ticket"
+def test_the_python_job_examples_run(spark, tickets, tmp_path, capsys):
+    (job,) = [block for block in blocks("python") if "bi.run(" in block]
+    (shown,) = [block for block in blocks("python") if "inference_table(" in block]
+    for example in (job, shown):
+        here = example.replace("out/five", str(tmp_path / "five"))
+        exec(here, {"bi": bi, "spark": spark, "tickets": tickets})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 1 + 3, "a header, and a row for each ticket"
 
 
 def test_the_endpoint_example_is_accepted():
     (example,) = [block for block in blocks("python") if "register_endpoint(" in block]
     exec(example, {"bi": bi})
+
+
+def test_every_python_example_is_run_by_a_test_here():
+    known = ("getOrCreate", "replies = tickets", "bi.run(", "inference_table(", "register_endpoint(")
+    assert all(any(word in block for word in known) for block in blocks("python"))
 
 
 def test_the_job_example_runs(tmp_path):

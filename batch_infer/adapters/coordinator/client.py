@@ -39,14 +39,14 @@ from batch_infer.contract.progress import Counters, TaskId
 from batch_infer.contract.secret import SecretReference
 
 ASK_ATTEMPTS = 3
-"""Times a question is put before the driver counts as unreachable. All requests are safe to repeat."""
+"""Attempts at a question before the driver counts as unreachable. All requests are safe to repeat."""
 ASK_BACKOFF_S = 0.25
 REPLY_MARGIN_S = 5.0
 """On top of what the service may wait before it answers `Pending`."""
 REPORT_BACKOFF_S = 1.0
 MAX_REPORT_BACKOFF_S = 30.0
 LAST_REPORT_TIMEOUT_S = 0.5
-"""For a last report while the service is unreachable: one try, because short tasks must not wait for a dead driver."""
+"""Seconds for a last report while the service is unreachable. One try: short tasks must not wait for a dead driver."""
 
 _TROUBLE = (OSError, FrameError, ValueError)  # ValueError: a host name that cannot be encoded
 

@@ -20,7 +20,7 @@ from batch_infer.engine.ports import Clock
 from batch_infer.engine.tally import Tally
 
 OWN_SHARE_INTERVAL_S = 0.1
-"""Between grants of a task to itself."""
+"""Seconds between a task's grants to itself, while the driver does not answer."""
 FIRST_ANSWER_S = 5.0
 """A driver that answered when the task began has so long to answer again once it is open: opening it may have taken
 longer than the first grant was good (a model server that starts, a secret that is fetched)."""

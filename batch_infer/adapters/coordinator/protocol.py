@@ -42,7 +42,7 @@ LENGTH_BYTES = 4
 NONCE_BYTES = 12
 TAG_BYTES = 16
 MAX_FRAME_BYTES = 1024 * 1024
-"""Of nonce and sealed message together. The largest real message is a few KiB."""
+"""Bytes of a frame, nonce and sealed message together, at most. The largest real message is a few KiB."""
 PENDING_AFTER_S = 10.0
 """A question that takes longer is answered `Pending`; firewalls drop connections that are silent for minutes."""
 MAX_TEXT_CHARS = 4_000

@@ -20,11 +20,11 @@ from batch_infer.contract.limits import Grant, Standing
 from batch_infer.contract.progress import Counters, TaskId
 
 HEARTBEAT_INTERVAL_S = 1.0
-"""Where nothing waits for a grant."""
+"""Seconds between heartbeats where nothing waits for a grant."""
 HURRY_INTERVAL_S = 0.05
 """Hurried heartbeats keep this distance; a fifth of the grants' refresh time where that is longer (many tasks)."""
 URGENT_TIMEOUT_S = 2.0
-"""For a fatal or a last report: what `fatal` and `close` may cost their caller."""
+"""Seconds that a fatal or a last report may cost the caller of `fatal` or `close`."""
 
 _log = logging.getLogger(__name__)
 

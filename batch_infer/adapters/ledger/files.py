@@ -35,7 +35,7 @@ TEMPORARY = "_tmp-"
 ABANDONED_S = 3600
 """Temporary files not written to for so long belong to nobody."""
 UNLOCKED_BUSY_S = 600
-"""Where there are no locks, a log that was written to less long ago than this counts as busy."""
+"""Seconds since its last write for which a log counts as busy, on stores without locks."""
 ATOMIC_PUT = frozenset({"s3", "gcs", "abfs"})
 """Stores on which an object appears when its writer closes it, and not before."""
 

@@ -46,7 +46,7 @@ from batch_infer.contract.reply import Outcome
 OPEN_LOGS = 128
 """Log files that one process keeps open."""
 LISTINGS = 3
-"""Times to list the directory when what was listed is gone by the time it is opened."""
+"""Attempts to list the directory when what was listed is gone by the time it is opened."""
 INDEX_ABOVE_ENTRIES = 500_000
 """More keys than this outside the index (20 MB) are merged into it by whoever finds them."""
 INDEX_ABOVE_LOGS = 256

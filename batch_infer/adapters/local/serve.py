@@ -33,7 +33,7 @@ PROMPT_CACHE_MIB = 256
 """Memory for prompts seen before; llama.cpp's own default is 8 GiB."""
 
 MOST_TOKENS = 512
-"""Of a reply to a request that sets no `max_tokens`: so small a model sometimes never stops by itself."""
+"""Tokens of a reply to a request that sets no `max_tokens`. So small a model sometimes never stops by itself."""
 LOG_WARNINGS = 2
 """llama.cpp's verbosity: errors and warnings, nothing for each request."""
 

@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 5.0
 """Seconds for a server to end after its stdin closed, before it is killed."""
 
 LOG_TAIL_BYTES = 2000
-"""How much of llama.cpp's log goes into the error when a server does not start."""
+"""Bytes of llama.cpp's log that go into the error when a server does not start."""
 
 
 def check_installed() -> None:

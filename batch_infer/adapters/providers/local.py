@@ -10,7 +10,7 @@ from batch_infer.adapters.local.server import check_installed
 from batch_infer.adapters.providers.record import Provider
 
 TASKS = {"chat": "chat", "embed": "embeddings"}
-"""What each embedded model is for."""
+"""Task of each embedded model."""
 
 
 def _from_environment(model: str) -> Mapping[str, Any] | None:

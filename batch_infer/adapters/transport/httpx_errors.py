@@ -93,7 +93,7 @@ KIND_BY_SOCKET_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, "tls"),
     (socket.gaierror, "dns"),
 )
-"""What a failure to connect really was, most specific first."""
+"""Kinds of failure by the socket's error, most specific first."""
 
 
 def classify(error: BaseException) -> str | None:

@@ -69,11 +69,9 @@ KIND_BY_CAUSE: tuple[tuple[str, str, bool], ...] = (
     ("unexpected EOF", "truncated", False),
     ("unexpected end of file", "truncated", False),
 )
-"""What the causes add: a part of a cause's text, the kind, whether it counts only while connecting. First match wins.
-
-Source: the messages of reqwest 0.12/0.13, hyper 1 and rustls 0.23, each provoked in `tests/http`. A text that changes
-there makes a failure `Ambiguous` that could have been `Transient`, never the other way round.
-"""
+"""Kinds of failure by a part of a cause's text, and whether it counts only while connecting. First match wins. Source:
+the messages of reqwest 0.12/0.13, hyper 1 and rustls 0.23, each provoked in `tests/http`. A text that changes there
+makes a failure `Ambiguous` that could have been `Transient`, never the other way round."""
 
 
 class ReqwestTransport:

@@ -12,17 +12,17 @@ from batch_infer.contract.limits import Dimensions, Grant
 from batch_infer.engine.budget.dimensions import DIMENSIONS, Vector, of_record, zeros
 
 TOLERANCE = 1e-6
-"""What floating-point sums may be short of."""
+"""Amount that floating-point sums may be short of."""
 CATCH_UP_S = 0.02
-"""How far the pace may be behind and catch up at once: timers are late by a few milliseconds."""
+"""Seconds that the pace may lag and still catch up at once. Timers are late by a few milliseconds."""
 SAVED_SHARE = 0.5
-"""Of what comes in, while a request waits that is too large for what is there: the rest lets smaller ones pass."""
+"""Share of new grants that is saved for a request too large for what is there. The rest lets smaller ones pass."""
 KEPT = 1.34
-"""Times what is wanted that is kept; the rest is returned. Above 1, or what was granted would go back and forth."""
+"""A task keeps this multiple of what it wants and returns the rest. Above 1, so that grants do not oscillate."""
 
 
 RATE_WEIGHT = 0.5
-"""Of the time since the last look, in the running rate of use."""
+"""Weight of the time since the last look in the running rate of use."""
 
 
 class Recent:

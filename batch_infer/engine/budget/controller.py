@@ -30,11 +30,12 @@ FIRST_WINDOW_TOLD = 8.0
 DOUBLING_UP_TO = 16.0
 """Window up to which slow start doubles it every round; then it grows by half, so that a queue is noticed in time."""
 HEADROOM = 1.5
-"""Times the requests that the best rate keeps in flight without queueing."""
+"""Multiple of the requests that the best rate keeps in flight without queueing; the window that is set."""
 QUEUED = 1.5
-"""Times the shortest latency from which on replies are taken to queue. Below that, lengths of replies vary so much."""
+"""Replies count as queued when their mean latency exceeds this multiple of the shortest mean. Lengths of replies vary
+by less."""
 QUEUED_LONG = 2.5
-"""Times from which on there is no doubt."""
+"""Replies are queued beyond doubt when their mean latency exceeds this multiple of the shortest mean."""
 QUEUED_AT_CAP = 3.0
 """The same where the window is the user's own `max_concurrency`: it is left only for clear reasons."""
 
@@ -63,7 +64,7 @@ RATE_REQUESTS = 20
 RATE_AT_MOST_OVER_S = 60.0
 """The same where fewer requests than that are sent in such a time."""
 NEWS_S = 0.25
-"""Until when all tasks have reported: the rate is measured up to then."""
+"""Seconds after which all tasks have reported; rates are measured up to then."""
 LEAST_RATE = 0.02
 """Requests per second: no cut ends the search."""
 GROWTH_PER_S = 0.01
@@ -73,7 +74,7 @@ MOST_GROWTH_PER_S = 0.10
 USED = 0.8
 """Part of the window in flight from which on the window is what binds: reports lag."""
 UNBOUND_S = 1.0
-"""How long something else may bind before a trial is broken off."""
+"""Seconds for which something else may bind before a trial is broken off."""
 
 
 class Controller:

@@ -14,7 +14,7 @@ BLOCK = 32
 FIRST_BLOCK = 4
 MAY_QUEUE_FROM = 8
 EARLY = 2.0
-"""Times the mean of the first replies from which on the next ones are taken to queue."""
+"""Replies count as queued when their mean latency exceeds this multiple of the first replies' mean."""
 LATE = ((4, 1.5), (12, 1.6))
 """At a small window: how many of the latest replies must take how many times as long as the first. By the first pair
 they may queue, by the second they do."""

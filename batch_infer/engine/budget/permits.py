@@ -23,13 +23,14 @@ IN_FLIGHT_PER_TASK = 256
 MOST_IN_FLIGHT_PER_TASK = 2048
 """The most that it grows to: each holds a row in memory."""
 SHORTEST_SLEEP_S = 0.001
-"""What floating-point division leaves of a wait could be too little to move the clock."""
+"""Shortest timer, in seconds. A rounding remainder could be too small to advance the clock, and the timer would
+spin."""
 REOPENING_SPREAD = 0.1
 """After a `Retry-After`, tasks come back over so much of it, not as a herd."""
 EARLIEST_SHARE = 0.25
-"""Of the refresh time: a task that has run dry does not ask again before."""
+"""Share of the refresh time that a task which has run dry waits before it asks again."""
 LIKELY = 1.5
-"""Times recent use that a task wants in hand for the coming refresh."""
+"""A task wants this multiple of its recent use in hand for the coming refresh."""
 
 
 class _Waiter:

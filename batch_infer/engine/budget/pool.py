@@ -31,22 +31,22 @@ from batch_infer.engine.budget.slots import Slots
 BURST_S = 0.5
 """Seconds of its rate that a bucket holds: 60 s see at most limit x 60.5/60, and what tasks had in hand."""
 FIRST_LEVEL_S = 0.1
-"""What it holds at first."""
+"""Seconds of the full rate that a bucket holds at first."""
 REFRESH_S = 0.25
 REFRESH_AT_START_S = 0.1
-"""Between reports; the second while the controller still finds out fast, and the members are few."""
+"""Seconds between reports: the usual value, and the one while the controller finds out fast and the members are few."""
 REFRESH_SPREAD = 0.1
-"""Of the time between reports, by which it varies: members are not to report in step."""
+"""Share of the time between reports by which it varies, so that members do not report in step."""
 MEMBERS_PER_REFRESH_S = 400
 """Members that report within one second: with more of them each reports less often."""
 VALID_S = 4.0
 VALID_REFRESHES = 4.0
 FORGOTTEN_AFTER = 1.1
-"""Times the validity of a grant after which a silent member is forgotten: by then it has stopped sending."""
+"""A silent member is forgotten after this multiple of a grant's validity; by then it has stopped sending."""
 LATE_S = 0.3
 """Beyond two refreshes: a member so late has nothing kept back for it."""
 SWEEPS_PER_REFRESH = 20
-"""How often all members are looked at when there are many; with few, at every exchange."""
+"""Sweeps over all members in one refresh when there are many; with few there is one at every exchange."""
 FEW_MEMBERS = 32
 USE_OVER_S = 10.0
 """Seconds over which use is averaged for display."""

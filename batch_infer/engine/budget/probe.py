@@ -16,15 +16,16 @@ LONGEST_S = 30.0
 """By then whatever was counted decides."""
 LARGER = (1.25, 1.5, 2.0)
 SMALLER = (0.8, 0.65, 0.5)
-"""Times the present window: the first step, the next after a success, and all further ones."""
+"""A trial's window as a multiple of the present one: the first step, the next after a success, and all further ones."""
 WORTH = 0.4
-"""Of the growth of the window that the rate must show."""
+"""Share of the window's growth that the rate must show."""
 NO_LOSS = 0.97
 NO_LOSS_LONG = 0.88
-"""Times the rate that a smaller window must keep; the second where replies queue for long, so that it is chance."""
+"""A smaller window must keep this multiple of the rate: the usual value, and the one where replies queue for long, so
+that a loss is chance."""
 PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
-"""Between trials: the first pause, doubled after every one that failed, up to the second."""
+"""Seconds between trials: the first pause, which doubles after each trial that failed, and the longest."""
 
 
 class _Kind(Enum):

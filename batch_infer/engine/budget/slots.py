@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable
 from batch_infer.engine.budget.member import Member
 
 HEADROOM = 0.5
-"""Of its part of the slots that nobody wants that a member may use unasked; the rest is there for newcomers."""
+"""Share of its part of the unwanted slots that a member may use unasked. The rest is there for newcomers."""
 TURN_S = 1.0
-"""With fewer slots than members, how long one keeps a slot that another waits for."""
+"""Seconds that a member keeps a slot for which another waits, when there are fewer slots than members."""
 
 
 class Slots:

@@ -17,9 +17,9 @@ from pyspark.sql.types import StructType
 from batch_infer.contract.errors import ConfigError, SinkError
 
 ATOMIC_SCHEMES = frozenset({"file", "hdfs", "viewfs", "webhdfs", "swebhdfs"})
-"""Where the rename of a folder is one step for certain. Elsewhere (S3, GCS) it is a copy of file after file.
-
-Source: Hadoop's FileSystem specification. ABFS is atomic only with a hierarchical namespace, so it is not here."""
+"""Schemes of stores on which the rename of a folder is one step for certain. Elsewhere (S3, GCS) it is a copy of file
+after file. Source: Hadoop's FileSystem specification. ABFS is atomic only with a hierarchical namespace, so it is not
+here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ test: $(VENV)/.dev java
 	$(BIN)/python -m pytest -m "not long and not bench" -q tests/delta
 	$(BIN)/python -m pytest -m "not long and not bench" -q --ignore=tests/delta --ignore=tests/cluster \
 		--cov=batch_infer --cov-report=
+	@echo "coverage of batch_infer, Spark's worker processes not counted: $$($(BIN)/python -m coverage report --format=total)%"
 
 # No JVM, no socket; under a minute.
 unit: $(VENV)/.dev

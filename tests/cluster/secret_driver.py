@@ -70,12 +70,13 @@ def main() -> None:
     df.write.mode("overwrite").parquet(output)
     asked = spark.sql("SELECT ai_query('guarded', concat('q ', id)) r FROM range(0, 8, 1, 2)")
     asked.collect()
+    from batch_infer.contract.options import CallOptions
     from batch_infer.spark.planning import plan_column
 
     said = {
         "conf": repr(spark.sparkContext.getConf().getAll()) + repr(spark.sql("SET").collect()),
         "plan": df._jdf.queryExecution().toString() + asked._jdf.queryExecution().toString(),
-        "closure": cloudpickle.dumps(plan_column(spark, "guarded")).decode("latin-1"),
+        "closure": cloudpickle.dumps(plan_column(spark, CallOptions(endpoint="guarded"))).decode("latin-1"),
     }
     spark.stop()
     print("@@" + json.dumps(said), flush=True)

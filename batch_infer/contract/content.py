@@ -7,6 +7,8 @@
 
 JSON that comes as text is sent as it is written, byte for byte: a signature inside it stays valid. Only what is hashed
 is made canonical. Does not hash or send.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns reading the texts below a record's fields, so that they stand once: for `help()`, command lines, documentation.
 
 A text is the string literal that follows a field in the class body, where editors and readers of the source find it.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
     FLOAT … DECIMAL    {"type": "number"}                   STRUCT<…>          {"type": "object", "properties": …}
 
 A type's schema asks for no nulls, whether its fields are nullable or not: a model that may leave a value out often does.
+
+On the driver.
 """  # noqa: E501 - the table reads best as one
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Counts are cumulative since the task attempt began, on both sides, so that a message that is lost or repeated changes
 nothing: what a task may still use is what it was granted less what it has used.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the nearest name to a misspelt one: in messages, and for keyword arguments of public functions. Pure."""
+"""Owns the nearest name to a misspelt one: in messages, and for keyword arguments of public functions. Pure.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

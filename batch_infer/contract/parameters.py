@@ -2,6 +2,8 @@
 
 Only what would break the product itself is refused: names that it sets, streaming, and values that are not JSON. A name
 that is nearly a well-known one passes too; `near_misses` finds it, for a warning.
+
+On driver and workers.
 """
 
 from __future__ import annotations

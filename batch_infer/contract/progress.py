@@ -2,6 +2,8 @@
 
 One *call* is one `ai_query` in a plan. Spark runs it as tasks, a task as one or more attempts; every attempt reports
 its own cumulative counters, again and again.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the records that come back from an endpoint: usage, replies, failures, outcomes. Does not parse wire formats."""
+"""Owns the records that come back from an endpoint: usage, replies, failures, outcomes. Does not parse wire formats.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

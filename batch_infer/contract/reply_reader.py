@@ -1,6 +1,8 @@
 """Owns what makes a reply the one that was asked for: `responseFormat` and the result's type, checked together.
 
 Also what a model is told when its reply is not. Does not send anything; types are read by `contract.result_types`.
+
+On driver and workers.
 """
 
 from __future__ import annotations

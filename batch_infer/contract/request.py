@@ -11,6 +11,8 @@ big-endian:
 5. `s` + the sample number in decimal.
 
 Credentials, headers, limits, timeouts and the endpoint's local name are not part of it: they do not decide the reply.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Types come in Spark's own JSON form (`DataType.jsonValue()`), so that this module needs no Spark. A reply is read
 leniently in its wrapping (code fences and text around the JSON are dropped) and strictly in its content: a value of the
 wrong type is that row's error, never a silent NULL. Their JSON Schema is `contract.json_schema`'s.
+
+On driver and workers.
 """
 
 from __future__ import annotations

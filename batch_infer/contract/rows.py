@@ -2,6 +2,8 @@
 
 Types are in Spark's JSON form; DDL, Arrow types, the ledger's columns and a job's measures derive from them. Pure; on
 driver and workers.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ A reference is text that names a place, and may stand in settings, plans and log
 
 A secret itself never belongs there (Spark writes settings and literals into plans and event logs), so text that looks
 like one is refused, and no message of this module repeats what it was given.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns the way of one request, of one row or a pack, to the outcome of its rows: permits, attempts, repairs, bisection.
 
 Does not know batches, and does not keep outcomes: it tells them.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns batches on their way through a run: their rows, their order, and how much is kept. Does not ask for anything."""
+"""Owns batches on their way through a run: their rows, their order, and how much is kept. Does not ask for anything.
+
+On workers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the decision that a job is not worth going on with. Pure; does not stop anything."""
+"""Owns the decision that a job is not worth going on with. Pure; does not stop anything. On the driver."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ the next waiting row whatever batch it came from, so a slow row holds back its o
 What is kept is bounded (`Bounds`): reading stops when too many rows wait, or too many are kept behind a slow one.
 
     batches ──▶ reader ──▶ waiting ──▶ workers (≤ permits.max_in_flight) ──▶ open batches ──▶ results()
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the border between Arrow and the engine's records: batches to requests, outcomes to columns. Pure; no Spark."""
+"""Owns the border between Arrow and the engine's records: batches to requests, outcomes to columns. Pure; no Spark.
+
+On workers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns the ledger as a DataFrame: one row a request, failed ones too. Does not write requests or replies."""
+"""Owns the ledger as a DataFrame: one row a request, failed ones too. Does not write requests or replies.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

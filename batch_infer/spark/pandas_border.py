@@ -1,4 +1,4 @@
-"""Owns the way through pandas, for Spark before 4.1, whose iterator UDFs take and give pandas objects."""
+"""Owns the way through pandas, for Spark before 4.1, whose iterator UDFs take and give pandas objects. On workers."""
 
 from __future__ import annotations
 

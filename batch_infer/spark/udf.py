@@ -2,6 +2,8 @@
 
 An iterator UDF, because only that sees batch after batch and may read ahead: Arrow arrays where Spark has
 `arrow_udf` (4.1 and later), pandas series converted to Arrow before that.
+
+Plans on the driver, evaluates on workers.
 """
 
 from __future__ import annotations

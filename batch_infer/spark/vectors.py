@@ -1,4 +1,4 @@
-"""Owns checks of embeddings as Spark expressions. No Python runs in them."""
+"""Owns checks of embeddings as Spark expressions. No Python runs in them. On the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the `batch-infer` command: looking after ledgers and the embedded models. Starts no Spark."""
+"""Owns the `batch-infer` command: looking after ledgers and the embedded models. Starts no Spark. On the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns the one-line progress display of a job, and how its summary reads. Does not collect the figures."""
+"""Owns the one-line progress display of a job, and how its summary reads. Does not collect the figures.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

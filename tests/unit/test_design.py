@@ -46,6 +46,8 @@ def test_a_module_is_short_and_says_what_it_is(path):
     assert path.stem not in BANNED
     first = (ast.get_docstring(tree) or "").split("\n", 1)[0]
     assert first.endswith((".", ":")), "the docstring's first line is a sentence"
+    if path.stem not in ("__init__", "__main__") and "testing" not in path.parts:
+        assert re.search(r"\b(driver|workers?)\b", ast.get_docstring(tree) or "", re.IGNORECASE), "say where it runs"
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert code_lines(node) <= MOST_FUNCTION_LINES, node.name

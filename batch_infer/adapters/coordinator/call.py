@@ -2,6 +2,8 @@
 
 Driver threads (displays, the Spark side) and the service's network thread both use a `Call`; one lock guards it, and
 is never held while a hook or a callback runs.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 DriverError (BatchInferError)
 ├ DriverUnreachable     no usable answer: refused, timed out, broken off, another session's service
 └ DriverRefused         answered, and not granted; or not ready in time
+
+On workers.
 """
 
 from __future__ import annotations

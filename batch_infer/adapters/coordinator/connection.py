@@ -1,4 +1,7 @@
-"""Owns one connection from a worker to the driver's service: blocking socket, frames, deadlines. Does not reconnect."""
+"""Owns one connection from a worker to the driver's service: blocking socket, frames, deadlines. Does not reconnect.
+
+On workers.
+"""
 
 from __future__ import annotations
 

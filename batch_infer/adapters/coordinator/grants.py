@@ -2,6 +2,8 @@
 
 Never both: a task asks the driver as long as a grant of the driver is good, and goes back to it with the next one. Its
 own share is limit ÷ task slots, so the sum over all tasks stays within the limits whoever can reach the driver.
+
+On workers.
 """
 
 from __future__ import annotations

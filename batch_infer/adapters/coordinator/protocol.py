@@ -16,6 +16,8 @@ neither read nor speak. What each frame is bound to (its associated data) makes 
 
 Source: RFC 8439 (ChaCha20-Poly1305), RFC 5869 (HKDF). Random 96-bit nonces: 200 workers, four messages a second, for
 ten days are 2^29.4 messages under a key, and a nonce repeats with probability 2^-38.
+
+On driver and workers.
 """
 
 from __future__ import annotations

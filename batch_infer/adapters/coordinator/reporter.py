@@ -3,6 +3,8 @@
 A heartbeat carries two things: how far the task is, and where it stands with the endpoint's budget. Its answer says
 whether to go on, and what the task may use until the next one. So the heart beats slowly where nothing waits, as often
 as grants are meant to last where something does, and at once when `hurry` asks for it.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 One service serves all sessions and calls of a driver, from one daemon thread with an event loop of its own. Whatever
 may block (a secret store, a model server that starts, hooks, callbacks) runs on threads of its own, so that it holds
 up nobody's heartbeat; equal questions under way at the same time share one such thread.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Where there is no driver's service, or it does not answer, the link keeps the task to a share of its own (`grants`). On
 workers; the driver's side is `service`.
+
+On workers.
 """
 
 from __future__ import annotations

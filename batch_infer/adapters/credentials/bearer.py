@@ -1,6 +1,8 @@
 """Owns short-lived bearer tokens: fetched when first needed, kept in this process, renewed in time and after a 401.
 
 Does not know what a token is fetched with: `adapters.credentials.oauth` does.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns OAuth machine-to-machine: a client's id and secret to a bearer token. Does not keep tokens: `tokens` does.
 
 Source: RFC 6749, section 4.4 (client credentials); Databricks' `/oidc/v1/token` with the scope `all-apis`.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns turning references into secrets in this process, and the holder of a secret. Does not ask other processes.
 
 A worker that gets `None` here asks the driver (`adapters.coordinator.client`), which resolves with the same function.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns the log of one writer, on files that grow and on stores whose files do not. Does not know what records mean.
 
 Both kinds give a record its place (`log` number, offset) when it is appended, and leave each log's keys beside it.
+
+On driver and workers.
 """
 
 from __future__ import annotations

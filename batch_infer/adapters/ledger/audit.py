@@ -1,4 +1,7 @@
-"""Owns the account of a ledger: what was answered, what is in doubt, what it cost, what is damaged. Changes nothing."""
+"""Owns the account of a ledger: what was answered, what is in doubt, what it cost, what is damaged. Changes nothing.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The directory listing is the manifest: files are complete when they are listed, and their names are never used twice.
 A log that was rewritten (`x.1.log` for `x.0.log`) replaces its earlier generation from the moment it is there. A key
 file that mentions a log which is no longer current is not trusted at all.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 
 Files are written under a temporary name and renamed, or put in one piece where a store does that atomically, so that
 whoever lists a directory sees complete files only. The one exception are local logs, which grow.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns merging key files, so that a lookup has few of them to search. Does not change logs."""
+"""Owns merging key files, so that a lookup has few of them to search. Does not change logs. On driver and workers."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ Columns, one after the other, each of `capacity` entries, then a footer:
 
 `high` and `low` are the halves of the 16-byte key, in ascending order; `rank` is `ledger.records.precedence`; `log` is
 an index into the footer's `logs`. 40 bytes a key. Does not know where key files are kept nor which are current.
+
+On driver and workers.
 """
 
 from __future__ import annotations

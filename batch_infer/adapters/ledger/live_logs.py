@@ -5,6 +5,8 @@ workers one behind the other. The second sees each row only after the first has 
 being written, which `reader` leaves alone. With speculation, two attempts of a task run at the same time. So this
 follows the growing logs of that stage's partition, and only those. What they hold is right for whoever asks, because
 keys are digests: a stage of another session that has the same number is no harm.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the keys that one writer has recorded, while it writes. Does not hold replies, nor a dict of all its keys."""
+"""Owns the keys that one writer has recorded, while it writes. Does not hold replies, nor a dict of all its keys.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

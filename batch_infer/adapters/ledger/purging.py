@@ -1,4 +1,7 @@
-"""Owns deleting records for good: by age, endpoint or key. Does not decide what is kept for how long."""
+"""Owns deleting records for good: by age, endpoint or key. Does not decide what is kept for how long.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 keys ─▶ key files of index/ (memory-mapped)          ─┐
      ─▶ keys of logs not in them yet (in memory)     ─┴▶ place of the best answer ─▶ the log ─▶ Outcome
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ a reply contains. Records:
     {"t":"h",…}   a log starts: format and name
     {"t":"i",…}   requests are about to be sent
     {"t":"o",…}   what became of one request
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns reading a log from end to end, past whatever is damaged in it. Does not know what the records mean."""
+"""Owns reading a log from end to end, past whatever is damaged in it. Does not know what the records mean.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns the `Store` that the engine asks: a ledger to find in, a writer to record with. Does not touch files itself."""
+"""Owns the `Store` that the engine asks: a ledger to find in, a writer to record with. Does not touch files itself.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

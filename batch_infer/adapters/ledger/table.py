@@ -3,6 +3,8 @@
 The logs stay the truth; the Parquet files are copies, for SQL. Each file says in its own footer which part of which
 logs it holds, so that a file and the knowledge of what is in it appear in one rename: a compaction that is killed
 leaves nothing half done, and the next one goes on where the last whole file ends.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns one task attempt's writing to the ledger. Does not look up what others wrote.
 
 `LedgerWriter` is for one thread (the event loop); any number of writers may work on one ledger at the same time.
+
+On driver and workers.
 """
 
 from __future__ import annotations

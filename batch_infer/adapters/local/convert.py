@@ -1,4 +1,7 @@
-"""Owns turning the files of a wheel into the GGUF that the server runs. Does not fetch them; needs no torch."""
+"""Owns turning the files of a wheel into the GGUF that the server runs. Does not fetch them; needs no torch.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

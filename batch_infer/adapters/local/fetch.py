@@ -1,4 +1,7 @@
-"""Owns fetching one pinned wheel with pip, through the user's own pip configuration. Does not verify or unpack it."""
+"""Owns fetching one pinned wheel with pip, through the user's own pip configuration. Does not verify or unpack it.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

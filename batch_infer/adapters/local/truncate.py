@@ -3,6 +3,8 @@
 llama.cpp answers an input of more tokens than its batch with status 500, and has no option to truncate. It does take
 token ids instead of a text, and mixed with texts in one request, so a text that is too long is sent as the ids of its
 beginning.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the cache of model weights: where it is, filling it once, safely. Does not fetch or convert by itself."""
+"""Owns the cache of model weights: where it is, filling it once, safely. Does not fetch or convert by itself.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Owns Anthropic's record: `/v1/messages`, the key in `x-api-key`, limits and errors of its own.
 
 Source: Claude API documentation, "Errors" and "Rate limits".
+
+On driver and workers.
 """
 
 from __future__ import annotations

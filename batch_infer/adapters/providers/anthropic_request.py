@@ -2,6 +2,8 @@
 
 Whatever is in Anthropic's own form already (content blocks, tools, parameters) passes as it is, so that an assistant
 message from an earlier reply, signatures included, can be sent back.
+
+On workers.
 """
 
 from __future__ import annotations

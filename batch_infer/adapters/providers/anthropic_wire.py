@@ -1,6 +1,8 @@
 """Owns Anthropic's wire format, `/v1/messages`: the body of a request, and what a reply says. Pure bytes in and out.
 
 Does not convert messages and parameters: `anthropic_request` does.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Reasoning comes as content blocks (`reasoning` with a `summary`, or `thinking`), as a field beside the content
 (`reasoning_content`, `reasoning`), or as a `<think>` block at the beginning of the text.
+
+On workers.
 """
 
 from __future__ import annotations

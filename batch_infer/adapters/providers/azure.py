@@ -1,6 +1,8 @@
 """Owns Azure OpenAI's record: two kinds of address, a key in `api-key`.
 
 Source: Azure OpenAI's REST reference; API lifecycle page for the versionless `/openai/v1`.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns Azure's differences from OpenAI's wire format: the deployment in the path. Pure."""
+"""Owns Azure's differences from OpenAI's wire format: the deployment in the path. Pure. On workers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Owns Amazon Bedrock's record: its OpenAI-compatible route, with an API key or requests signed by SigV4.
 
 Source: "Invoke a model with the OpenAI Chat Completions API" and "Common errors", Amazon Bedrock user guide.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns the wire format of custom models: records of inputs to predictions, many rows in one request. Pure.
 
 {"dataframe_records": [{…}, {…}], "params": {…}}  →  {"predictions": [p, p]}
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns Databricks' record: serving endpoints, custom models among them; tokens, OAuth, or databricks-sdk.
 
 Source: "Query foundation models", "Authorize service principal access", Model Serving limits.
+
+On driver and workers.
 """
 
 from __future__ import annotations

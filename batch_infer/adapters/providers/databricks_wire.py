@@ -1,6 +1,8 @@
 """Owns Databricks' differences from OpenAI's wire format: one `/invocations` path for all tasks, no model in the body.
 
 Source: the documented query format, POST /serving-endpoints/{name}/invocations.
+
+On workers.
 """
 
 from __future__ import annotations

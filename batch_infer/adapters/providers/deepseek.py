@@ -1,4 +1,7 @@
-"""Owns DeepSeek's record. Source: its documentation, "Error Codes"; it sends no limit headers."""
+"""Owns DeepSeek's record. Source: its documentation, "Error Codes"; it sends no limit headers.
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.openai_wire import OpenAIWire
 from batch_infer.adapters.providers.record import Environment, Provider

@@ -1,4 +1,4 @@
-"""Owns reading an embeddings reply: each vector to its row, whatever their order. Pure."""
+"""Owns reading an embeddings reply: each vector to its row, whatever their order. Pure. On workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns Fireworks' record. Source: its documentation, "Inference Error Codes" and "Rate limits"."""
+"""Owns Fireworks' record. Source: its documentation, "Inference Error Codes" and "Rate limits".
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.limit_headers import LimitHeader
 from batch_infer.adapters.providers.record import Environment, Provider

@@ -2,6 +2,8 @@
 
 Source: "OpenAI compatibility", Gemini API documentation. What a 429 means stands in its details:
 `transport.google_errors`.
+
+On driver and workers.
 """
 
 from batch_infer.adapters.providers.google_codes import GOOGLE_ERRORS

@@ -1,6 +1,8 @@
 """Owns what Google's error statuses mean, for Gemini and Vertex AI. Pure data.
 
 Source: google.rpc.Code, and the Gemini API's troubleshooting page.
+
+On driver and workers.
 """
 
 from batch_infer.adapters.transport.status import ErrorRules, Verdict

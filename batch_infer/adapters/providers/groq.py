@@ -1,4 +1,7 @@
-"""Owns Groq's record. Source: its documentation, "API Error Codes", "Rate Limits", "Flex Processing"."""
+"""Owns Groq's record. Source: its documentation, "API Error Codes", "Rate Limits", "Flex Processing".
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.limit_headers import OPENAI_LIMITS
 from batch_infer.adapters.providers.openai_wire import OpenAIWire

@@ -1,6 +1,8 @@
 """Owns the addresses of Databricks' serving endpoints. Pure.
 
 Source: the documented query format, POST /serving-endpoints/{name}/invocations.
+
+On driver and workers.
 """
 
 from __future__ import annotations

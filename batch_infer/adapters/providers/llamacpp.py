@@ -1,4 +1,7 @@
-"""Owns the record of llama.cpp's server. Source: its README, "OpenAI-compatible API Endpoints" and error types."""
+"""Owns the record of llama.cpp's server. Source: its README, "OpenAI-compatible API Endpoints" and error types.
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.record import Environment, Provider
 from batch_infer.adapters.transport.status import ErrorRules, Verdict

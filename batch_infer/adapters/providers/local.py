@@ -1,4 +1,4 @@
-"""Owns the embedded models' record: `'local/chat'` and `'local/embed'`, served by the driver."""
+"""Owns the embedded models' record: `'local/chat'` and `'local/embed'`, served by the driver. On driver and workers."""
 
 from __future__ import annotations
 

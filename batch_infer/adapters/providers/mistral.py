@@ -1,4 +1,7 @@
-"""Owns Mistral's record. Source: its API reference; the header names are those that its replies carry."""
+"""Owns Mistral's record. Source: its API reference; the header names are those that its replies carry.
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.limit_headers import OPENAI_LIMITS, LimitHeader
 from batch_infer.adapters.providers.openai_wire import OpenAIWire

@@ -1,4 +1,7 @@
-"""Owns Ollama's record. Source: its documentation, "OpenAI compatibility" and FAQ (OLLAMA_HOST, the queue's 503)."""
+"""Owns Ollama's record. Source: its documentation, "OpenAI compatibility" and FAQ (OLLAMA_HOST, the queue's 503).
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

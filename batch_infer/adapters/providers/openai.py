@@ -1,6 +1,8 @@
 """Owns OpenAI's record, which is also every OpenAI-compatible server's that has none of its own.
 
 Source: OpenAI's API reference, "Error codes" and "Rate limits".
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns the OpenAI-compatible wire format: chat completions, text completions, embeddings. Pure bytes in and out."""
+"""Owns the OpenAI-compatible wire format: chat completions, text completions, embeddings. Pure bytes in and out.
+
+On workers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns OpenRouter's record. Source: its documentation, "Errors and Debugging": codes are HTTP statuses."""
+"""Owns OpenRouter's record. Source: its documentation, "Errors and Debugging": codes are HTTP statuses.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

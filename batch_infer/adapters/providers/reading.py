@@ -1,4 +1,7 @@
-"""Owns what all wire formats share when they read a reply: lenient JSON, counts, and the errors of unusable replies."""
+"""Owns what all wire formats share when they read a reply: lenient JSON, counts, and the errors of unusable replies.
+
+On workers.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Owns a chat's messages on the wire: prompt or messages, images, further turns. The same for every chat protocol.
 
 Messages that came as JSON are passed on byte for byte, except the one that images are added to.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns Together's record. Source: its documentation, "Rate limits" (per second, in headers) and "Error codes"."""
+"""Owns Together's record. Source: its documentation, "Rate limits" (per second, in headers) and "Error codes".
+
+On driver and workers.
+"""
 
 from batch_infer.adapters.providers.limit_headers import LimitHeader
 from batch_infer.adapters.providers.record import Environment, Provider

@@ -1,4 +1,4 @@
-"""Owns the `usage` object of OpenAI-compatible replies. Pure."""
+"""Owns the `usage` object of OpenAI-compatible replies. Pure. On workers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Owns Vertex AI's record: its OpenAI-compatible route, with tokens of google-auth or a reference of one's own.
 
 Source: "Authenticate" and "Examples", Vertex AI's OpenAI compatibility pages.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns vLLM's record. It queues without bound, and sends no 429.
 
 Source: its documentation, "OpenAI-Compatible Server".
+
+On driver and workers.
 """
 
 from batch_infer.adapters.providers.record import Environment, Provider

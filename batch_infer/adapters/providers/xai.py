@@ -1,4 +1,7 @@
-"""Owns xAI's record. Source: its documentation, "Debugging Errors": a wrong key is a 400 there."""
+"""Owns xAI's record. Source: its documentation, "Debugging Errors": a wrong key is a 400 there.
+
+On driver and workers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns the choice of the HTTP library, or of a user's own transport. Imports a library only when it is chosen."""
+"""Owns the choice of the HTTP library, or of a user's own transport. Imports a library only when it is chosen.
+
+On workers.
+"""
 
 from __future__ import annotations
 

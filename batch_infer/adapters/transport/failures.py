@@ -3,6 +3,8 @@
 Both transports classify what their library raises as one of the kinds below, so that a user reads the same message and
 the engine sees the same class whatever the library. When it cannot be known whether the request reached the endpoint,
 the kind is an `Ambiguous` one.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns what Google's `RESOURCE_EXHAUSTED` errors say beside their words: which quota, and how long to wait. Pure.
 
 Their words speak of billing whatever the quota, so only the details count.
+
+On workers.
 """
 
 from __future__ import annotations

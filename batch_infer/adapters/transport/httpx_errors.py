@@ -4,6 +4,8 @@ httpx's own classes are the rule. Where a library under it raised, its exception
 `httpx-aiohttp` turns every connection error, a reset in mid-reply among them, into `httpx.ConnectTimeout`, and
 pyreqwest's compatibility layer turns it into `httpx.ConnectError`. Taken at their word, both would have a request
 counted as never sent that may have been billed.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Going through `httpx.AsyncClient` would cost twice the CPU, so what the client does is done here as far as it is wanted:
 decompression and the deadline; no redirects, no cookies, no retries.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns what both transports read from their surroundings: proxies of the environment and the custom CA file."""
+"""Owns what both transports read from their surroundings: proxies of the environment and the custom CA file.
+
+On workers.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ hyper says that it could not write the whole body.
 A pooled connection that the server has closed: when hyper sees the close first, it opens another connection, and
 nothing is raised. When the close crosses the request on the wire, hyper reports a reset like any other; the request was
 then most likely not read, but that cannot be known, so it is `Ambiguous`. `KEEP_ALIVE_S` makes it rare.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A provider's own codes (`ErrorRules`, from its record) come first, then what the
 workers.
 
 Source: the providers' documented error codes (OpenAI, Anthropic, Azure, Databricks, Gemini), and RFC 9110.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns what a worker authenticates with: an endpoint's references resolved, here or by the driver, to a key or tokens.
 
 Does not resolve a reference itself: `adapters.credentials.secrets` does.
+
+On workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Owns what a worker process keeps across tasks (event loop, clients), and the bridge from blocking iterators.
 
 Made lazily after the fork; a changed process id makes a new one. Does not know what is sent.
+
+On workers.
 """
 
 from __future__ import annotations

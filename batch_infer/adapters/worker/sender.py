@@ -1,4 +1,4 @@
-"""Owns one attempt: encode, post, classify, decode, check the type. Does not retry, wait or count."""
+"""Owns one attempt: encode, post, classify, decode, check the type. Does not retry, wait or count. On workers."""
 
 from __future__ import annotations
 

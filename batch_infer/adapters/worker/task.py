@@ -3,6 +3,8 @@
     Spark's iterator ──▶ feeder thread ──▶ event loop (engine.window) ──▶ the task's own thread
 
 Does not know Arrow or Spark: `spark.udf` turns batches into requests and outcomes into columns.
+
+On workers.
 """
 
 from __future__ import annotations

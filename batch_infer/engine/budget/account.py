@@ -2,6 +2,8 @@
 
 What may still be spent is granted - spent - returned, dimension by dimension. Each of the three is cumulative, so a
 message that is lost or comes twice changes nothing.
+
+On workers.
 """
 
 from __future__ import annotations

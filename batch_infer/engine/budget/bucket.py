@@ -1,4 +1,4 @@
-"""Owns a token bucket. Does not wait, and does not know what is in it."""
+"""Owns a token bucket. Does not wait, and does not know what is in it. On the driver."""
 
 from __future__ import annotations
 

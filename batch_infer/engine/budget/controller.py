@@ -14,6 +14,8 @@ Nothing grows while the application is what limits.
 
 Does no I/O and reads no clock. Source: a simulated comparison of AIMD, botocore's CUBIC, Netflix's gradients and this
 hybrid; BBR for "the pipe is full".
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A further dimension is a record here, and its fields in `contract.limits` (and in `Endpoint`, where users set it). On
 driver and workers.
+
+On driver and workers.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Lengths of replies vary, so single latencies say little: means over blocks of replies are compared. And what finishes
 first is short, so the first ones are judged mildly.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns what a pool knows of one of its members. Does not decide what a member gets."""
+"""Owns what a pool knows of one of its members. Does not decide what a member gets. On the driver."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 window ──acquire, settle──▶ TaskPermits ──standing──▶ engine.pool
                                           ◀──grant────
+
+On workers.
 """
 
 from __future__ import annotations

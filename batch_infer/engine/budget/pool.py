@@ -4,6 +4,8 @@ Every rate is a small central bucket. What a member is granted is taken from it,
 all grants together never exceed limit x time + burst, whoever dies or whichever message is lost. A member that asks
 gets what is there, less what others that wait for a grant are due meanwhile: their max-min fair share of what flows in.
 Requests in flight are divided in the same spirit: what others were told, or still have in flight, is not given again.
+
+On the driver; on a worker where the driver does not answer.
 """
 
 from __future__ import annotations

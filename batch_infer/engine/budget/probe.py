@@ -2,6 +2,8 @@
 
 A trial compares the rate of replies under the present window with the rate under another one, each over so many replies
 that chance is not taken for an answer. What succeeds is tried again at once, in larger steps; what fails, later.
+
+On the driver.
 """
 
 from __future__ import annotations

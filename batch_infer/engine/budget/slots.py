@@ -2,6 +2,8 @@
 
 What others were told, or still have in flight, is not given again: all that is told never exceeds the window, but for
 what is in flight already when the window shrinks.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Owns `is_normalized(vector[, tol])` in SQL: the Column function's expression, over the arguments that SQL gives."""
+"""Owns `is_normalized(vector[, tol])` in SQL: the Column function's expression, over the arguments that SQL gives.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

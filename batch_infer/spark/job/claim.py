@@ -3,6 +3,8 @@
 Each run has a claim of its own, `.<name>.batch_infer-<id>.owner`: it writes the claim, and then looks for others. Of
 two runs that begin at the same moment each sees the other, whatever the store; so there is never a second owner, and no
 store need be able to create a file exclusively. Ages are differences between times that the store itself gave.
+
+On the driver.
 """
 
 from __future__ import annotations

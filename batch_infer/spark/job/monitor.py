@@ -1,4 +1,7 @@
-"""Owns the looking after a running job: tells its progress, notes what binds it, ends it early. Draws nothing."""
+"""Owns the looking after a running job: tells its progress, notes what binds it, ends it early. Draws nothing.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

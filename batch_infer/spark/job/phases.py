@@ -5,6 +5,8 @@ prepare   the input, numbered, with each row's request key; kept on disk, becaus
 fill      of each distinct key, one row is asked, unless the ledger knows the reply; every reply is in the ledger.
           Stopped early, it leaves keys out
 answered  each row with its reply from the ledger; sends nothing
+
+Plans on the driver, evaluates on workers.
 """
 
 from __future__ import annotations

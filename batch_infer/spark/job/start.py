@@ -1,4 +1,7 @@
-"""Owns how a run starts: the table is claimed, a broken-off run is found, and the target is checked. Asks nothing."""
+"""Owns how a run starts: the table is claimed, a broken-off run is found, and the target is checked. Asks nothing.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 `{name}` stands for a column (`{address.city}` for a field of a struct), `{{` and `}}` for single braces. There are no
 format specifications: formatting belongs into a column.
+
+On the driver.
 """
 
 from __future__ import annotations

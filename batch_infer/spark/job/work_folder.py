@@ -1,6 +1,8 @@
 """Owns what an unfinished job leaves beside its output: the input as it was read, and the transaction to come.
 
 Does not write the output.
+
+On the driver.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Uses Spark's own writer and SQL, so that the jar and the session's two settings are all it needs; no Python package.
 Does not check arguments: `spark.tables.write` does.
+
+On the driver.
 """
 
 from __future__ import annotations

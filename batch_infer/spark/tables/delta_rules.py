@@ -1,4 +1,7 @@
-"""Owns what can be said of Delta tables without touching one: names, the MERGE statement, how to get its jar. Pure."""
+"""Owns what can be said of Delta tables without touching one: names, the MERGE statement, how to get its jar. Pure.
+
+On the driver.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Owns the few file operations that tables need, on any store that Spark reaches. Does not know what a table is.
 
 Hadoop's FileSystem API, through the driver's JVM: the same code serves local disks, HDFS and object stores.
+
+On the driver.
 """
 
 from __future__ import annotations

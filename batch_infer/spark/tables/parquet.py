@@ -10,6 +10,8 @@ under names that carry the transaction. Readers may see some of them before the 
 transaction finishes what its journal lists, or finds its marker and adds nothing.
 
 One writer at a time to one table: Parquet has no lock. Does not check arguments: `spark.tables.write` does.
+
+On the driver.
 """
 
 from __future__ import annotations

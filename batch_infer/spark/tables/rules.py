@@ -1,6 +1,8 @@
 """Owns what can be said of an output table without touching one: its arguments, names, schema rules, messages.
 
 Types are in Spark's JSON form (`StructType.jsonValue()`). Does not read or write: `spark.tables` does.
+
+On the driver.
 """
 
 from __future__ import annotations
